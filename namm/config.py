@@ -1,0 +1,108 @@
+"""What a memory is, as plain data: validates itself, goes to JSON and back without loss."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from namm.features import SpectrumConfig, blocks
+from namm.network import ScorerName
+from namm.selection import SelectionConfig
+
+
+@dataclass(frozen=True)
+class ScorerConfig:
+    """The network that turns features into scores.
+
+    kind: "bam" (the paper's), "linear" or "mlp". hidden: BAM head size or MLP width.
+    start: initial output bias. Above the threshold (the default) every candidate of a first population keeps nearly
+        everything; the original's 0.0 starts on the threshold, where small steps drop most of the cache.
+    """
+
+    kind: ScorerName = "bam"
+    hidden: int = 32
+    start: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in typing.get_args(ScorerName):
+            raise ValueError(f"scorer.kind is {self.kind!r}; expected one of {', '.join(typing.get_args(ScorerName))}")
+        if self.hidden < 1:
+            raise ValueError(f"scorer.hidden is {self.hidden}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """A Neural Attention Memory Model and how it is used.
+
+    features: names of feature blocks, in the order the scorer sees them. interval: tokens between two updates, a
+    multiple of the spectrum's hop.
+    """
+
+    features: tuple[str, ...] = ("recency", "spectrum")
+    spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    interval: int = 512
+
+    def __post_init__(self) -> None:
+        known = blocks(self.spectrum)
+        unknown = [name for name in self.features if name not in known]
+        if unknown or not self.features:
+            raise ValueError(f"features are {self.features}; expected some of {', '.join(known)}")
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"features are {self.features}; each block may be named once")
+        check_interval(self.interval, self.spectrum.hop)
+
+    @property
+    def width(self) -> int:
+        """Features per slot."""
+        known = blocks(self.spectrum)
+        return sum(known[name].width for name in self.features)
+
+
+def check_interval(interval: int, hop: int) -> None:
+    """An update window holds whole hops of the spectrum."""
+    if interval < hop or interval % hop:
+        raise ValueError(f"interval is {interval}; expected a positive multiple of the spectrum's hop, {hop}")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_json(kind: type, values: dict[str, Any], where: str = "config") -> Any:
+    """Rebuild a config dataclass; an unknown, missing or wrongly typed field is an error that names it."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is {values!r}; expected an object with the fields of {kind.__name__}")
+    fields = {f.name for f in dataclasses.fields(kind)}
+    if set(values) != fields:
+        unknown, missing = sorted(set(values) - fields), sorted(fields - set(values))
+        raise ValueError(f"{where}: unknown fields {unknown}, missing fields {missing}; expected {sorted(fields)}")
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(type, hint), value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} is {value!r}; expected a list")
+        inner = typing.get_args(hint)[0]
+        return tuple(_value(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if typing.get_origin(hint) is typing.Literal:
+        allowed: tuple[Any, ...] = typing.get_args(hint)
+    else:
+        allowed = ()
+        kinds = typing.get_args(hint) or (hint,)
+        numeric = float in kinds and isinstance(value, int) and not isinstance(value, bool)
+        right = any(type(value) is k for k in kinds)
+        if numeric and not right:
+            return float(value)
+        if not right:
+            names = " or ".join(getattr(k, "__name__", str(k)) for k in kinds)
+            raise ValueError(f"{where} is {value!r}; expected {names}")
+    if allowed and value not in allowed:
+        raise ValueError(f"{where} is {value!r}; expected one of {allowed}")
+    return value

@@ -1,0 +1,82 @@
+"""The one contract of everything that decides what stays: trained memories and training-free policies alike.
+
+A host calls, for one layer of one sequence (heads leading; batch, candidates and layers are added by `vmap`):
+
+    state = policy.init(shape, key)                      # once
+    state = policy.observe(state, observation)           # after the attention of every chunk of queries
+    state = annotate(state, surprisal, valid, offset)    # after the chunk, where `policy.needs` has "surprisal"
+    scores, state = policy.score(params, state, cache)   # at an update; higher = keep
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from namm.cache import CacheShape, SlotCache
+
+
+class PolicyState(NamedTuple):
+    """What a policy carries for one layer of one sequence.
+
+    `slots`: arrays [head, slot, ...], gathered with the cache when slots are dropped and zero for new tokens.
+    `running`: arrays of any shape that belong to the layer as a whole (a mean query, a random key).
+    """
+
+    slots: dict[str, Array]
+    running: dict[str, Array]
+
+
+class Observation(NamedTuple):
+    """What one layer saw while a chunk of queries passed.
+
+    attention: softmax weights, mean over the query heads that share a KV head; rows >= count are meaningless.
+    queries: query vectors of every query head before RoPE; rows >= count are meaningless.
+    count: how many rows of the chunk are real. seen: tokens of the sequence before this chunk.
+    """
+
+    attention: Float[Array, "head query slot"]
+    queries: Float[Array, "query_head query dim"]
+    count: Int[Array, ""]
+    seen: Int[Array, ""]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that scores slots. `needs` names what the host must provide beyond the cache itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Subset of {"attention", "queries", "surprisal"}."""
+        ...
+
+    @property
+    def position_rule(self) -> str:
+        """"original": keys stay rotated at true positions; "slot": survivors are re-rotated to 0..n-1."""
+        ...
+
+    def init(self, shape: CacheShape, key: Array) -> PolicyState: ...
+
+    def observe(self, state: PolicyState, observation: Observation) -> PolicyState: ...
+
+    def score(
+        self, params: Any, state: PolicyState, cache: SlotCache
+    ) -> tuple[Float[Array, "head slot"], PolicyState]: ...
+
+
+def annotate(
+    state: PolicyState,
+    surprisal: Float[Array, " query"],
+    valid: Bool[Array, " query"],
+    offset: Int[Array, ""] | int,
+) -> PolicyState:
+    """Write the surprisal -log p(token | past), in nats, of a chunk's tokens into `state.slots["surprisal"]`."""
+    old = state.slots["surprisal"]
+    rows = jnp.broadcast_to(surprisal, (old.shape[0], surprisal.shape[0]))
+    current = jax.lax.dynamic_slice(old, (0, offset), rows.shape)
+    new = jax.lax.dynamic_update_slice(old, jnp.where(valid, rows, current), (0, offset))
+    return state._replace(slots={**state.slots, "surprisal": new})

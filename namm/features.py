@@ -1,0 +1,163 @@
+"""Named feature blocks per slot: what a memory sees of a cached token.
+
+The attention spectrum is computed in a streaming way: a slot carries the attention of its last `window` queries and the
+decayed average of its short-time Fourier magnitudes, never the columns of a whole update window. Axes: head, slot,
+query, frame, freq; `freq` = window/2 + 1 magnitudes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from namm.cache import CacheShape, SlotCache
+from namm.contract import Observation
+
+RECENCY_WIDTH = 8
+RECENCY_BASE = 50000.0  # wavelength base of the age embedding
+
+
+@dataclass(frozen=True)
+class SpectrumConfig:
+    """Short-time Fourier transform of a slot's attention series, averaged over time.
+
+    window: samples of one frame (periodic Hann). hop: samples between frames, half a window. decay: weight of the old
+    average per query; one frame weighs decay**hop (arXiv 2410.13166, appendix A).
+    """
+
+    window: int = 32
+    hop: int = 16
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.hop < 1 or self.window != 2 * self.hop:
+            raise ValueError(
+                f"spectrum.window is {self.window} and spectrum.hop is {self.hop}; "
+                "the streaming transform needs window = 2 * hop"
+            )
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"spectrum.decay is {self.decay}; expected 0 <= decay < 1")
+
+    @property
+    def bins(self) -> int:
+        return self.window // 2 + 1
+
+
+def fourier_basis(config: SpectrumConfig) -> Float[np.ndarray, "window two_freq"]:
+    """Hann-weighted real and imaginary parts of the one-sided transform of one frame: |x @ basis| by hypot."""
+    time = np.arange(config.window)
+    hann = 0.5 * (1.0 - np.cos(2.0 * np.pi * time / config.window))
+    angle = 2.0 * np.pi * np.outer(time, np.arange(config.bins)) / config.window
+    return np.concatenate([hann[:, None] * np.cos(angle), -hann[:, None] * np.sin(angle)], axis=1)
+
+
+def spectrum_slots(config: SpectrumConfig, shape: CacheShape) -> dict[str, Array]:
+    """Per slot: `average` [freq] and `recent`, the attention of the last `window` queries, oldest first."""
+    return {
+        "average": jnp.zeros((shape.heads, shape.slots, config.bins), jnp.float32),
+        "recent": jnp.zeros((shape.heads, shape.slots, config.window), jnp.float32),
+    }
+
+
+def frame_magnitudes(
+    config: SpectrumConfig, series: Float[Array, "head slot time"]
+) -> Float[Array, "head slot frame freq"]:
+    """Magnitudes of the frames that start every `hop` samples; time = hop * (frame + 1)."""
+    basis = fourier_basis(config).astype(np.float32)
+    halves = np.concatenate([basis[: config.hop], basis[config.hop :]], axis=1)  # one product serves both overlaps
+    blocks = series.reshape(*series.shape[:2], -1, config.hop) @ halves
+    old, new = jnp.split(blocks, 2, axis=-1)
+    real, imaginary = jnp.split(old[:, :, :-1] + new[:, :, 1:], 2, axis=-1)
+    return jnp.sqrt(real * real + imaginary * imaginary)
+
+
+def observe_spectrum(
+    config: SpectrumConfig, slots: dict[str, Array], observation: Observation
+) -> dict[str, Array]:
+    """Take in a chunk of queries: every frame that completes enters the average, the last `window` samples are kept.
+
+    Queries that do not fill a hop wait in `recent`, so any chunking of the same queries gives the same average.
+    """
+    queries = observation.attention.shape[1]
+    rows = jnp.swapaxes(observation.attention.astype(jnp.float32), 1, 2)
+    samples = jnp.concatenate([slots["recent"], rows], axis=2)
+    pending = observation.seen % config.hop
+    most = (config.hop - 1 + queries) // config.hop
+    average = slots["average"]
+    if most:
+        start = config.window - config.hop - pending
+        padded = jnp.pad(samples, ((0, 0), (0, 0), (0, config.hop)))  # a slice may reach past the chunk, unused
+        series = jax.lax.dynamic_slice_in_dim(padded, start, config.hop * (most + 1), axis=2)
+        complete = (pending + observation.count) // config.hop
+        age = complete - 1 - jnp.arange(most)
+        decay = jnp.float32(config.decay**config.hop)
+        weights = jnp.where(age >= 0, (1.0 - decay) * decay ** jnp.maximum(age, 0), 0.0)
+        magnitudes = frame_magnitudes(config, series)
+        # rows past `count` may hold anything: their frames are left out, not multiplied by zero
+        magnitudes = jnp.where(age[:, None] >= 0, magnitudes, 0.0)
+        average = decay**complete * average + jnp.einsum("hsfb,f->hsb", magnitudes, weights)
+    recent = jax.lax.dynamic_slice_in_dim(samples, observation.count, config.window, axis=2)
+    return {"average": average, "recent": recent}
+
+
+def recency(positions: Int[Array, "head slot"], valid: Bool[Array, "head slot"]) -> Float[Array, "head slot 8"]:
+    """Sines and cosines of a token's age behind the newest token of its head, in tokens."""
+    newest = jnp.max(jnp.where(valid, positions, -1), axis=1, keepdims=True)
+    age = (newest - positions).astype(jnp.float32)
+    rates = RECENCY_BASE ** (-np.arange(RECENCY_WIDTH // 2, dtype=np.float32) / (RECENCY_WIDTH // 2))
+    angle = age[..., None] * rates
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def standardise(x: Float[Array, "head slot"], valid: Bool[Array, "head slot"]) -> Float[Array, "head slot"]:
+    """Zero mean and unit variance over the occupied slots of a head: the same meaning on every host."""
+    x = jnp.where(valid, x, 0.0)
+    total = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
+    centred = jnp.where(valid, x - jnp.sum(x, axis=1, keepdims=True) / total, 0.0)
+    variance = jnp.sum(centred * centred, axis=1, keepdims=True) / total
+    return centred * jax.lax.rsqrt(variance + 1e-6)
+
+
+def key_cosine(cache: SlotCache) -> Float[Array, "head slot"]:
+    """Cosine of a key to the mean direction of its head's keys (arXiv 2504.15364)."""
+    keys = cache.keys.astype(jnp.float32)
+    unit = keys * jax.lax.rsqrt(jnp.sum(keys * keys, axis=-1, keepdims=True) + 1e-12)
+    mean = jnp.sum(jnp.where(cache.valid[..., None], unit, 0.0), axis=1)
+    mean = mean * jax.lax.rsqrt(jnp.sum(mean * mean, axis=-1, keepdims=True) + 1e-12)
+    return jnp.einsum("hsd,hd->hs", unit, mean)
+
+
+def log_norm(x: Float[Array, "head slot dim"]) -> Float[Array, "head slot"]:
+    x = x.astype(jnp.float32)
+    return 0.5 * jnp.log(jnp.sum(x * x, axis=-1) + 1e-12)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A named group of features: its width, what the host must provide, and how it is computed from the slots."""
+
+    width: int
+    needs: frozenset[str]
+    compute: Callable[[dict[str, Array], SlotCache], Float[Array, "head slot width"]]
+
+
+def blocks(spectrum: SpectrumConfig) -> dict[str, Block]:
+    """All feature blocks by name. Spectrum values are raw here; the memory normalises them by frozen statistics."""
+    nothing: frozenset[str] = frozenset()
+    return {
+        "recency": Block(RECENCY_WIDTH, nothing, lambda slots, cache: recency(cache.positions, cache.valid)),
+        "spectrum": Block(spectrum.bins, frozenset({"attention"}), lambda slots, cache: slots["average"]),
+        "key-cosine": Block(1, nothing, lambda slots, cache: standardise(key_cosine(cache), cache.valid)[..., None]),
+        "norms": Block(2, nothing, _norms),
+        "surprisal": Block(
+            1, frozenset({"surprisal"}), lambda slots, cache: standardise(slots["surprisal"], cache.valid)[..., None]
+        ),
+    }
+
+
+def _norms(slots: dict[str, Array], cache: SlotCache) -> Float[Array, "head slot 2"]:
+    """Log norm of key and value relative to their head's other tokens."""
+    return jnp.stack([standardise(log_norm(x), cache.valid) for x in (cache.keys, cache.values)], axis=-1)
