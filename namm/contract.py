@@ -17,6 +17,19 @@ from jaxtyping import Array, Bool, Float, Int
 from namm.cache import CacheShape, SlotCache
 
 
+class Parameters(NamedTuple):
+    """A policy's arrays: what a search changes and what stays (normalisation statistics). Both empty if training-free.
+
+    A population has a leading pop axis on every leaf of `evolved` and none on `frozen`.
+    """
+
+    evolved: Any
+    frozen: Any
+
+
+NO_PARAMETERS = Parameters({}, {})
+
+
 class PolicyState(NamedTuple):
     """What a policy carries for one layer of one sequence.
 
@@ -64,7 +77,7 @@ class Policy(Protocol):
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState: ...
 
     def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
+        self, params: Parameters, state: PolicyState, cache: SlotCache
     ) -> tuple[Float[Array, "head slot"], PolicyState]: ...
 
 

@@ -1,12 +1,12 @@
 """The only thing a host calls at an update: scores, selection and the gather, for one layer of one sequence."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jaxtyping import Array, Int
 
 from namm.cache import SlotCache, take_slots
-from namm.contract import Policy, PolicyState
+from namm.contract import Parameters, Policy, PolicyState
 from namm.selection import SelectionConfig, select
 
 
@@ -23,7 +23,7 @@ class Layout(NamedTuple):
 
 def update(
     policy: Policy,
-    params: Any,
+    params: Parameters,
     state: PolicyState,
     cache: SlotCache,
     selection: SelectionConfig,

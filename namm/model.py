@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from namm.cache import CacheShape, SlotCache
 from namm.config import MemoryConfig
-from namm.contract import Observation, PolicyState
+from namm.contract import Observation, Parameters, PolicyState
 from namm.features import SpectrumConfig, blocks, observe_spectrum, spectrum_slots
 from namm.network import make_scorer
 
@@ -20,8 +20,7 @@ DEVIATION_FLOOR = 1e-7  # of the normalised spectrum (arXiv 2410.13166, released
 class NammPolicy:
     """A memory model behind the policy contract.
 
-    Its `params` are {"scorer": Flax variables, "statistics": {"mean": [freq], "variance": [freq]}}; the search evolves
-    the scorer alone, the statistics are frozen.
+    Its parameters are Parameters(evolved=Flax variables of the scorer, frozen={"mean": [freq], "variance": [freq]}).
     """
 
     config: MemoryConfig = field(default_factory=MemoryConfig)
@@ -49,9 +48,9 @@ class NammPolicy:
         return state._replace(slots={**state.slots, **seen})
 
     def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
+        self, params: Parameters, state: PolicyState, cache: SlotCache
     ) -> tuple[Float[Array, "head slot"], PolicyState]:
-        return self.apply(params["scorer"], self.features(params["statistics"], state, cache), cache.valid), state
+        return self.apply(params.evolved, self.features(params.frozen, state, cache), cache.valid), state
 
     def features(
         self, statistics: dict[str, Array], state: PolicyState, cache: SlotCache
@@ -79,6 +78,11 @@ class NammPolicy:
         params = {**variables["params"], "score": {**variables["params"]["score"]}}
         params["score"]["bias"] = jnp.full((1,), self.config.scorer.start, jnp.float32)
         return {"params": params}
+
+
+def initial_parameters(policy: NammPolicy) -> Parameters:
+    """Where a search starts when nothing is known."""
+    return Parameters(policy.initial_scorer(), identity_statistics(policy.config.spectrum))
 
 
 def identity_statistics(spectrum: SpectrumConfig) -> dict[str, Array]:

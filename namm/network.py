@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-QUERY_BLOCK = 512  # longer sequences are attended in blocks of this many slots
+QUERY_BLOCK = 256  # longer sequences are attended in blocks of this many slots
 
 
 def backward_attention(

@@ -10,7 +10,7 @@ import pytest
 
 from namm.cache import CacheShape, SlotCache, empty
 from namm.config import MemoryConfig
-from namm.contract import Observation
+from namm.contract import Observation, Parameters
 from namm.memory import Layout, update
 from namm.model import NammPolicy
 from namm.network import from_flat
@@ -30,10 +30,10 @@ def by_layer() -> dict[int, list[int]]:
 @pytest.mark.parametrize("chunk", [64, 16, 24, 1])
 def test_golden(chunk: int) -> None:
     policy = NammPolicy(MemoryConfig(interval=WINDOW))
-    params = {
-        "scorer": from_flat(GOLDEN["params"], policy.initial_scorer()),
-        "statistics": {"mean": jnp.asarray(GOLDEN["norm_mean"]), "variance": jnp.asarray(GOLDEN["norm_var"])},
-    }
+    params = Parameters(
+        from_flat(GOLDEN["params"], policy.initial_scorer()),
+        {"mean": jnp.asarray(GOLDEN["norm_mean"]), "variance": jnp.asarray(GOLDEN["norm_var"])},
+    )
     observe = jax.jit(policy.observe)
     layout = Layout(KEPT, WINDOW)
     for updates in by_layer().values():
@@ -58,7 +58,7 @@ def test_golden(chunk: int) -> None:
                 seen = jnp.int32(new[0] + start)
                 queries = jnp.zeros((4, chunk, 4))
                 state = observe(state, Observation(jnp.asarray(rows), queries, jnp.int32(count), seen))
-            features = policy.features(params["statistics"], state, cache)
+            features = policy.features(params.frozen, state, cache)
             np.testing.assert_allclose(features[:, slots], GOLDEN[f"u{i}_feat"], atol=1e-4)
             scores, _ = policy.score(params, state, cache)
             np.testing.assert_allclose(scores[:, slots], GOLDEN[f"u{i}_scores"], atol=1e-4)

@@ -1,0 +1,252 @@
+"""Prompts through a frozen host under a memory: prefill with updates every `interval` tokens, then answers.
+
+Two ways to use a memory share all code here. Streaming: `prefill` evicts while the context is read, as in use.
+Recorded: `record` reads the context once with the full cache, `compress` evicts from the record for any number of
+candidates. Contexts are right-padded integer arrays with their lengths; `left_to_right` takes left-padded ones.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hosts.llama import Params, logits
+from hosts.stream import Engine, Stream, compress, population, read, relayout, start
+from namm.contract import Parameters
+from namm.memory import Layout
+
+
+class Schedule(NamedTuple):
+    """When updates happen and how much may stay: tokens between updates, per chunk, and kept slots at most.
+
+    flush: update once more at the end of the context, so that the question and the answer meet a cache within budget;
+    without it the last context % interval tokens wait for decoding, as in the original.
+    """
+
+    interval: int
+    chunk: int
+    kept: int
+    flush: bool = True
+
+
+class Likelihood(NamedTuple):
+    """Teacher-forced scoring of a target: log p of each token (nats), whether greedy decoding would choose it, mask."""
+
+    log_probability: Float[Array, "batch target"]
+    greedy: Bool[Array, "batch target"]
+    valid: Bool[Array, "batch target"]
+
+
+def left_to_right(
+    tokens: Int[Array, "batch query"], mask: Bool[Array, "batch query"]
+) -> tuple[Int[Array, "batch query"], Int[Array, " batch"]]:
+    """Left-padded tokens with their mask to right-padded tokens with their lengths."""
+    lengths = jnp.sum(mask, axis=1).astype(jnp.int32)
+    shift = lambda row, length: jnp.roll(row, length, axis=0)  # noqa: E731
+    return jax.vmap(shift)(tokens, lengths), lengths
+
+
+def _scan_chunks(
+    engine: Engine, params: Params, stream: Stream, tokens: Array, lengths: Array, schedule: Schedule, kept: int
+) -> Stream:
+    """Read a window's columns chunk by chunk into the slots behind `kept`; lengths count within these columns."""
+    width = tokens.shape[1]
+    chunks = -(-width // schedule.chunk)
+    padded = jnp.pad(tokens, ((0, 0), (0, chunks * schedule.chunk - width)))
+    parts = jnp.moveaxis(padded.reshape(len(tokens), chunks, schedule.chunk), 1, 0)
+
+    def step(stream: Stream, inputs: tuple[Array, Array]) -> tuple[Stream, None]:
+        part, begin = inputs
+        counts = jnp.clip(lengths - begin, 0, schedule.chunk)
+        return read(engine, params, stream, part, counts, kept + begin)[0], None
+
+    return jax.lax.scan(step, stream, (parts, jnp.arange(chunks) * schedule.chunk))[0]
+
+
+def _window_slots(width: int, chunk: int) -> int:
+    return -(-width // chunk) * chunk
+
+
+def record(
+    engine: Engine, params: Params, context: Int[Array, "batch query"], lengths: Int[Array, " batch"], chunk: int,
+    key: Array,
+) -> Stream:
+    """Read whole contexts with the full cache: what any candidate may later be judged on without reading them again."""
+    slots = _window_slots(context.shape[1], chunk)
+    stream = start(engine, params, len(context), slots, key)
+    return _scan_chunks(engine, params, stream, context, lengths, Schedule(slots, chunk, 0), 0)
+
+
+def prefill(
+    engine: Engine,
+    params: Params,
+    memory: Parameters,
+    context: Int[Array, "batch query"],
+    lengths: Int[Array, " batch"],
+    budget: Int[Array, " batch"],
+    schedule: Schedule,
+    key: Array,
+) -> Stream:
+    """Read contexts with an update every `interval` tokens, for every candidate of `memory` (leading pop axis).
+
+    The first window, alike for all candidates, is read once per prompt. Returns pop x batch rows, candidate-major, with
+    slots Layout(schedule.kept, window) where window is the interval.
+    """
+    width, interval = context.shape[1], schedule.interval
+    pop = population(memory)
+    first = min(interval, width)
+    window = _window_slots(first, schedule.chunk)
+    layout = Layout(schedule.kept, window)
+    stream = start(engine, params, len(context), window, key)
+    stream = _scan_chunks(engine, params, stream, context[:, :first], jnp.minimum(lengths, first), schedule, 0)
+    if schedule.flush:
+        stream = compress(engine, memory, stream, budget, layout)
+    else:
+        stream = relayout(stream, Layout(0, window), layout)
+        stream = jax.tree.map(lambda x: jnp.tile(x, (1, pop) + (1,) * (x.ndim - 2)), stream[:2]) + jax.tree.map(
+            lambda x: jnp.tile(x, (pop,) + (1,) * (x.ndim - 1)), stream[2:]
+        )
+        stream = Stream(*stream)
+        stream = compress(engine, memory, stream, budget, layout, due=stream.window >= interval)
+    rows = jnp.tile(context, (pop, 1))
+    row_lengths = jnp.tile(lengths, pop)
+
+    def step(stream: Stream, inputs: tuple[Array, Array]) -> tuple[Stream, None]:
+        part, begin = inputs
+        return _window(engine, params, memory, stream, part, row_lengths - begin, budget, schedule, layout), None
+
+    full = (width - first) // interval
+    if full:
+        parts = rows[:, first : first + full * interval].reshape(len(rows), full, interval)
+        begins = first + jnp.arange(full) * interval
+        stream = jax.lax.scan(step, stream, (jnp.moveaxis(parts, 1, 0), begins))[0]
+    begin = first + full * interval
+    if begin < width:
+        part = rows[:, begin:]
+        stream = _window(engine, params, memory, stream, part, row_lengths - begin, budget, schedule, layout)
+    return stream
+
+
+def _window(
+    engine: Engine, params: Params, memory: Parameters, stream: Stream, part: Array, left: Array, budget: Array,
+    schedule: Schedule, layout: Layout,
+) -> Stream:
+    """One window of the context and the update at its end, for the rows that still have tokens in it."""
+    counts = jnp.clip(left, 0, part.shape[1])
+    stream = _scan_chunks(engine, params, stream, part, counts, schedule, layout.kept)
+    due = (counts > 0) if schedule.flush else (stream.window >= schedule.interval)
+    return compress(engine, memory, stream, budget, layout, due=due)
+
+
+def extend(
+    engine: Engine,
+    params: Params,
+    memory: Parameters,
+    stream: Stream,
+    tokens: Int[Array, "batch query"],
+    counts: Int[Array, " batch"],
+    budget: Int[Array, " prompt"],
+    schedule: Schedule,
+    layout: Layout,
+    update: bool,
+) -> tuple[Stream, Float[Array, "batch query hidden"]]:
+    """Read a question (or one decoded token) behind the context. An update follows in the rows whose window is full."""
+    stream, hidden = read(engine, params, stream, tokens, counts, layout.kept + stream.window, observe=update)
+    if update:
+        due = stream.window >= schedule.interval
+        stream = jax.lax.cond(
+            jnp.any(due),
+            lambda s: compress(engine, memory, s, budget, layout, due=due),
+            lambda s: s,
+            stream,
+        )
+    return stream, hidden
+
+
+def answer_layout(schedule: Schedule, window: int, question: int, steps: int) -> tuple[Layout, bool]:
+    """Slots for question and answer behind a context, and whether an update can still fall due there."""
+    pending = 0 if schedule.flush else window
+    if pending + question + steps < schedule.interval:
+        return Layout(schedule.kept, pending + question + steps), False
+    return Layout(schedule.kept, schedule.interval + question), True
+
+
+def likelihood(
+    engine: Engine,
+    params: Params,
+    memory: Parameters,
+    stream: Stream,
+    question: Int[Array, "batch query"],
+    question_length: Int[Array, " batch"],
+    target: Int[Array, "batch target"],
+    target_length: Int[Array, " batch"],
+    budget: Int[Array, " prompt"],
+    schedule: Schedule,
+) -> Likelihood:
+    """Teacher-forced scoring of targets after questions; batch = rows of the stream. The head runs on targets alone."""
+    steps = target.shape[1]
+    tokens = _join(question, question_length, target, target_length)
+    window = stream.cache.keys.shape[3] - schedule.kept
+    layout, update = answer_layout(schedule, window, tokens.shape[1], 0)
+    stream = relayout(stream, Layout(schedule.kept, window), layout)
+    counts = question_length + target_length - 1
+    _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, update)
+    columns = question_length[:, None] - 1 + jnp.arange(steps)
+    states = jnp.take_along_axis(hidden, jnp.minimum(columns, tokens.shape[1] - 1)[..., None], axis=1)
+    scores = logits(params, engine.spec, states)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), target[..., None], axis=-1)[..., 0]
+    valid = jnp.arange(steps) < target_length[:, None]
+    return Likelihood(jnp.where(valid, chosen, 0.0), (jnp.argmax(scores, axis=-1) == target) & valid, valid)
+
+
+def _join(
+    question: Array, question_length: Array, target: Array, target_length: Array
+) -> Int[Array, "batch query"]:
+    """Question and target without its last token, side by side in each row."""
+    width = question.shape[1] + target.shape[1] - 1
+    columns = jnp.arange(width)
+    padded = jnp.pad(question, ((0, 0), (0, target.shape[1] - 1)))
+    place = jnp.clip(columns - question_length[:, None], 0, target.shape[1] - 1)
+    return jnp.where(columns < question_length[:, None], padded, jnp.take_along_axis(target, place, axis=1))
+
+
+def generate(
+    engine: Engine,
+    params: Params,
+    memory: Parameters,
+    stream: Stream,
+    question: Int[Array, "batch query"],
+    question_length: Int[Array, " batch"],
+    budget: Int[Array, " prompt"],
+    schedule: Schedule,
+    steps: int,
+    eos: tuple[int, ...],
+) -> Int[Array, "batch step"]:
+    """Greedy decoding after questions: at most `steps` tokens a row, -1 after an end-of-sequence token."""
+    window = stream.cache.keys.shape[3] - schedule.kept
+    layout, update = answer_layout(schedule, window, question.shape[1], steps)
+    stream = relayout(stream, Layout(schedule.kept, window), layout)
+    call = partial(extend, engine, params, memory)
+    stream, _ = call(stream, question, question_length, budget, schedule, layout, update)
+    ends = jnp.array(eos, jnp.int32)
+
+    def pick(stream: Stream) -> Array:
+        return jnp.argmax(logits(params, engine.spec, stream.hidden), axis=-1).astype(jnp.int32)
+
+    def step(carry: tuple[Array, Stream, Array, Array]) -> tuple[Array, Stream, Array, Array]:
+        index, stream, done, out = carry
+        token = pick(stream)
+        done = done | jnp.isin(token, ends)
+        out = out.at[:, index].set(jnp.where(done, -1, token))
+        counts = jnp.where(done, 0, 1)
+        stream, _ = call(stream, token[:, None], counts, budget, schedule, layout, update)
+        return index + 1, stream, done, out
+
+    def going(carry: tuple[Array, Stream, Array, Array]) -> Array:
+        return (carry[0] < steps) & ~jnp.all(carry[2])
+
+    rows = len(question)
+    initial = (jnp.int32(0), stream, jnp.zeros(rows, bool), jnp.full((rows, steps), -1, jnp.int32))
+    return jax.lax.while_loop(going, step, initial)[3]

@@ -1,0 +1,224 @@
+"""A frozen host reading token streams into slot caches: one chunk at a time, one memory update at a time.
+
+Axes: layer, batch (rows: prompts, or candidate x prompt flattened), head, slot, query. Rows are right-padded inside:
+row i holds its tokens at chunk columns [0, count_i); padding never enters a cache, so rows do not influence each other.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hosts.attention import slot_attention
+from hosts.llama import Params, block, embed, logits, rope_frequencies, rotate
+from hosts.spec import HostSpec
+from namm.cache import CacheShape, SlotCache, append, empty
+from namm.contract import Observation, Parameters, Policy, PolicyState, annotate
+from namm.memory import Layout, update
+from namm.selection import SelectionConfig
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The static part of a rollout: host, policy and selection, hashable for `jit`.
+
+    length: positions in use, which the `dynamic` RoPE rule alone reads.
+    """
+
+    spec: HostSpec
+    policy: Policy
+    selection: SelectionConfig
+    length: int = 1
+
+
+class Stream(NamedTuple):
+    """Everything a batch of sequences carries between calls.
+
+    cache, state: leaves [layer, batch, ...]. seen: tokens read. position: of the next token (below `seen` where the
+    policy re-rotates survivors). window: tokens since the last update. hidden: of the last token, before the last norm.
+    """
+
+    cache: SlotCache
+    state: PolicyState
+    seen: Int[Array, " batch"]
+    position: Int[Array, " batch"]
+    window: Int[Array, " batch"]
+    hidden: Float[Array, "batch hidden"]
+    token: Int[Array, " batch"]
+
+
+def start(engine: Engine, params: Params, batch: int, slots: int, key: Array) -> Stream:
+    """Empty caches of `slots` slots for `batch` sequences; `key` seeds policies that draw numbers."""
+    spec = engine.spec
+    shape = CacheShape(spec.kv_heads, spec.group, slots, spec.head_dim)
+    dtype = params["embedding"].dtype
+
+    def layer(layer_key: Array) -> tuple[SlotCache, PolicyState]:
+        return empty(shape, dtype), engine.policy.init(shape, layer_key)
+
+    single = jax.vmap(layer)(jax.random.split(key, spec.layers))
+    cache, state = jax.tree.map(lambda x: jnp.repeat(x[:, None], batch, axis=1), single)
+    zeros = jnp.zeros((batch,), jnp.int32)
+    return Stream(cache, state, zeros, zeros, zeros, jnp.zeros((batch, spec.hidden), dtype), zeros)
+
+
+def read(
+    engine: Engine,
+    params: Params,
+    stream: Stream,
+    tokens: Int[Array, "batch query"],
+    counts: Int[Array, " batch"],
+    offset: Int[Array, "..."] | int,
+    observe: bool = True,
+) -> tuple[Stream, Float[Array, "batch query hidden"]]:
+    """Run a chunk through the host, writing its keys and values at slot `offset` (one for all rows, or one a row).
+
+    `observe=False` skips what the policy would see, for tokens that no later update can judge.
+    Returns the hidden states before the final norm; those at columns >= counts are meaningless.
+    """
+    length = tokens.shape[1]
+    columns = jnp.arange(length)
+    valid = columns < counts[:, None]
+    positions = stream.position[:, None] + columns
+    frequencies, scale = rope_frequencies(engine.spec, engine.length)
+    row_offset = None if jnp.ndim(offset) == 0 else 0
+
+    def layer_step(hidden: Array, inputs: tuple[Params, SlotCache, PolicyState]) -> tuple[Array, Any]:
+        layer, cache, state = inputs
+
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+            rotated = rotate(k, positions, frequencies, scale)
+            write = jax.vmap(append, in_axes=(0, 0, 0, 0, 0, row_offset))
+            grown = write(cache, rotated, v, positions, valid, offset)
+            out, weights = slot_attention(rotate(q, positions, frequencies, scale), grown, positions)
+            if not observe:
+                return out, (grown, state)
+            seen = Observation(weights, q, counts, stream.seen)
+            return out, (grown, jax.vmap(engine.policy.observe)(state, seen))
+
+        return block(layer, engine.spec, hidden, attend)
+
+    hidden, (cache, state) = jax.lax.scan(
+        layer_step, embed(params, tokens), (params["layers"], stream.cache, stream.state)
+    )
+    wanted = engine.policy.needs & {"surprisal", "repeat-surprisal"}
+    if wanted and observe:
+        surprisal = _surprisal(engine, params, stream, tokens, hidden, repeat="repeat-surprisal" in wanted)
+        state = _annotate(state, surprisal, valid, offset)
+    last = jnp.maximum(counts - 1, 0)
+    moved = counts > 0
+    return (
+        Stream(
+            cache,
+            state,
+            stream.seen + counts,
+            stream.position + counts,
+            stream.window + counts,
+            jnp.where(moved[:, None], jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0], stream.hidden),
+            jnp.where(moved, jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0], stream.token),
+        ),
+        hidden,
+    )
+
+
+def _surprisal(
+    engine: Engine, params: Params, stream: Stream, tokens: Array, hidden: Array, repeat: bool
+) -> Float[Array, "batch query"]:
+    """-log p(token | past) of a chunk, nats; with `repeat`, of seeing the previous token again. 0 for a first token."""
+    before = jnp.concatenate([stream.hidden[:, None], hidden[:, :-1]], axis=1)
+    named = jnp.concatenate([stream.token[:, None], tokens[:, :-1]], axis=1) if repeat else tokens
+
+    def row(inputs: tuple[Array, Array]) -> Array:  # row by row: a chunk's logits over the vocabulary are large
+        states, ids = inputs
+        likelihood = jax.nn.log_softmax(logits(params, engine.spec, states))
+        return -jnp.take_along_axis(likelihood, ids[:, None], axis=1)[:, 0]
+
+    first = (stream.seen[:, None] + jnp.arange(tokens.shape[1])) == 0
+    return jnp.where(first, 0.0, jax.lax.map(row, (before, named)))
+
+
+def _annotate(state: PolicyState, surprisal: Array, valid: Array, offset: Array | int) -> PolicyState:
+    rows = jax.vmap(annotate, in_axes=(0, 0, 0, None if jnp.ndim(offset) == 0 else 0))
+    return jax.vmap(rows, in_axes=(0, None, None, None))(state, surprisal, valid, offset)
+
+
+def population(memory: Parameters) -> int:
+    """Candidates in a population of parameters."""
+    leaves = jax.tree.leaves(memory.evolved)
+    return leaves[0].shape[0] if leaves else 1
+
+
+def compress(
+    engine: Engine,
+    memory: Parameters,
+    stream: Stream,
+    budget: Int[Array, " batch"],
+    layout: Layout,
+    due: Bool[Array, " rows"] | None = None,
+) -> Stream:
+    """One memory update in every layer, for every candidate and row.
+
+    memory: a population (see `Parameters`; a training-free policy is one candidate). The stream has either as many rows
+    as `budget` (shared by the candidates, which fan out to pop x batch rows) or pop x batch rows, candidate-major.
+    due: rows to update, the others stay (the stream must already have this layout); None = all.
+    """
+    pop, batch = population(memory), budget.shape[0]
+    rows = stream.seen.shape[0]
+    if rows not in (batch, pop * batch):
+        raise ValueError(f"stream has {rows} rows; expected {batch} (shared by candidates) or {pop * batch}")
+    shared = rows == batch
+
+    def one(params: Parameters, state: PolicyState, cache: SlotCache, tokens: Array) -> tuple[PolicyState, SlotCache]:
+        return update(engine.policy, params, state, cache, engine.selection, tokens, layout)
+
+    over_rows = jax.vmap(one, in_axes=(None, 0, 0, 0))
+    rows_axis = None if shared else 0
+    over_pop = jax.vmap(over_rows, in_axes=(Parameters(0, None), rows_axis, rows_axis, None), axis_size=pop)
+
+    def layer(inputs: tuple[PolicyState, SlotCache]) -> tuple[PolicyState, SlotCache]:
+        state, cache = inputs
+        split = inputs if shared else jax.tree.map(lambda x: x.reshape(pop, batch, *x.shape[1:]), inputs)
+        new = jax.tree.map(lambda x: x.reshape(pop * batch, *x.shape[2:]), over_pop(memory, *split, budget))
+        if engine.policy.position_rule == "slot":
+            new = (new[0], _renumber(engine, new[1]))
+        return new if due is None else jax.tree.map(partial(_choose, due), new, (state, cache))
+
+    state, cache = jax.lax.map(layer, (stream.state, stream.cache))
+    rest = stream if not shared else jax.tree.map(lambda x: jnp.tile(x, (pop,) + (1,) * (x.ndim - 1)), stream[2:])
+    seen, position, window, hidden, token = rest[-5:]
+    if engine.policy.position_rule == "slot":
+        filled = jnp.sum(cache.valid[0, :, 0], axis=-1).astype(jnp.int32)
+        position = filled if due is None else jnp.where(due, filled, position)
+    window = jnp.zeros_like(window) if due is None else jnp.where(due, 0, window)
+    return Stream(cache, state, seen, position, window, hidden, token)
+
+
+def _choose(due: Bool[Array, " batch"], new: Array, old: Array) -> Array:
+    return jnp.where(due.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+
+def _renumber(engine: Engine, cache: SlotCache) -> SlotCache:
+    """Slot positions: survivors are rotated on to 0, 1, 2, ... in cache order."""
+    ranks = jnp.where(cache.valid, jnp.cumsum(cache.valid, axis=-1) - 1, 0).astype(jnp.int32)
+    frequencies, _ = rope_frequencies(engine.spec, engine.length)
+    return cache._replace(keys=rotate(cache.keys, ranks - cache.positions, frequencies), positions=ranks)
+
+
+def relayout(stream: Stream, old: Layout, new: Layout) -> Stream:
+    """Resize the two regions of every slot array; cut slots must be empty."""
+
+    def resize(leaf: Array) -> Array:
+        kept, window = leaf[:, :, :, : old.kept], leaf[:, :, :, old.kept :]
+        return jnp.concatenate([_resize(kept, new.kept), _resize(window, new.window)], axis=3)
+
+    slots = jax.tree.map(resize, (stream.cache, stream.state.slots))
+    return stream._replace(cache=slots[0], state=stream.state._replace(slots=slots[1]))
+
+
+def _resize(leaf: Array, slots: int) -> Array:
+    if leaf.shape[3] >= slots:
+        return leaf[:, :, :, :slots]
+    return jnp.pad(leaf, [(0, slots - leaf.shape[3]) if axis == 3 else (0, 0) for axis in range(leaf.ndim)])
