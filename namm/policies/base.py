@@ -17,7 +17,7 @@ POSITION_RULES = ("original", "slot")
 class BasePolicy:
     """A policy that looks at the cache alone. Subclasses set `name` and `needs` and define `score`.
 
-    position_rule: see `namm.contract.Policy`; any policy can be run under either rule.
+    position_rule: see `namm.contract.Policy`; any policy runs under either rule, with ages in cache positions under "slot".
     """
 
     name = ""

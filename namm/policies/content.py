@@ -42,10 +42,10 @@ class LagKV(BasePolicy):
     """Rank of a token within its partition by its spread relative to the next partition (arXiv 2504.04704, section 3).
 
     Behind `sinks` tokens, every `lag` held tokens are a partition. Keys and values are scaled per channel by the
-    minimum and maximum of the next one; a token's spread is the sum of the two softmaxes, over its partition, of the standard
-    deviation over channels. The last whole partition and what follows have no reference and are kept first, the newest
-    first. The paper compresses a partition once; here the survivors are partitioned anew at each update. A budget of
-    `lag` or less leaves nothing but the newest tokens.
+    minimum and maximum of the next one; a token's spread is the sum of the two softmaxes, over its partition, of the
+    standard deviation over channels. The last whole partition and what follows have no reference and are kept first,
+    the newest first. The paper compresses a partition once; here the survivors are partitioned anew at each update.
+    A budget of `lag` or less leaves nothing but sinks and the newest tokens.
     """
 
     name = "lagkv"

@@ -58,23 +58,25 @@ class StreamingLLM(BasePolicy):
 class Random(BasePolicy):
     """A uniform sample of the whole history.
 
-    A token's priority is fixed by key, head and position, so that keeping the highest at every update is the same as
-    drawing once from all tokens so far; new draws at each update would favour new tokens.
+    A token draws its priority in (0, 1) once, so that keeping the highest at every update is the same as drawing once
+    from all tokens so far; new draws at each update would favour new tokens.
     """
 
     name = "random"
 
     def init(self, shape: CacheShape, key: Array) -> PolicyState:
-        return PolicyState({}, {"seeds": jax.random.bits(key, (shape.heads, 2), jnp.uint32)})
+        running = {"seed": jax.random.bits(key, (2,), jnp.uint32), "updates": jnp.zeros((), jnp.uint32)}
+        return PolicyState({"priority": jnp.zeros((shape.heads, shape.slots), jnp.float32)}, running)
 
     def score(
         self, params: Any, state: PolicyState, cache: SlotCache
     ) -> tuple[Float[Array, "head slot"], PolicyState]:
-        def priority(seed: Array, position: Array) -> Array:
-            key = jax.random.wrap_key_data(seed, impl="threefry2x32")
-            return jax.random.uniform(jax.random.fold_in(key, position))
-
-        return jax.vmap(jax.vmap(priority, (None, 0)))(state.running["seeds"], cache.positions), state
+        seed, updates = state.running["seed"], state.running["updates"]
+        key = jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), updates)
+        old = state.slots["priority"]
+        fresh = jax.random.uniform(key, old.shape, minval=jnp.finfo(jnp.float32).tiny)
+        priority = jnp.where(cache.valid, jnp.where(old > 0, old, fresh), 0.0)  # 0 marks a token without one
+        return priority, PolicyState({"priority": priority}, {"seed": seed, "updates": updates + 1})
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ class LogSparse(BasePolicy):
 class SparseStrided(BasePolicy):
     """Ages that are multiples of `stride`, then the newest (arXiv 1904.10509, section 4.3, strided).
 
-    Both index sets of the Sparse Transformer in one head. The kept columns move with the last query; they stay in place when the
-    update interval is a multiple of the stride.
+    Both index sets of the Sparse Transformer in one head. The kept columns move with the last
+    query; they stay in place when the update interval is a multiple of the stride.
     """
 
     name = "sparse-transformer-strided"
