@@ -33,9 +33,7 @@ class HeavyHitters(BasePolicy):
         rows = jnp.where(real_rows(observation)[:, None], wide(observation.attention), 0.0)
         return state._replace(slots={"received": state.slots["received"] + jnp.sum(rows, axis=1)})
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         return state.slots["received"], state
 
 
@@ -57,9 +55,7 @@ class LastQuery(BasePolicy):
         last = jax.lax.dynamic_index_in_dim(wide(observation.attention), row, axis=1, keepdims=False)
         return state._replace(slots={"last": jnp.where(observation.count > 0, last, state.slots["last"])})
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         heads, slots = cache.positions.shape
         tokens = jnp.where(cache.valid, cache.positions, -1).reshape(-1)
         _, token = jnp.unique(tokens, return_inverse=True, size=heads * slots)
@@ -98,9 +94,7 @@ class WindowVote(BasePolicy):
         voters = jnp.minimum(state.running["voters"] + observation.count, self.window)
         return PolicyState({"votes": votes}, {"voters": voters})
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         mean = jnp.sum(state.slots["votes"], axis=2) / jnp.maximum(state.running["voters"], 1)
         in_window = cache.positions > newest(cache) - self.window
         voted = cache.valid & ~in_window

@@ -17,7 +17,7 @@ POSITION_RULES = ("original", "slot")
 class BasePolicy:
     """A policy that looks at the cache alone. Subclasses set `name` and `needs` and define `score`.
 
-    position_rule: see `namm.contract.Policy`; any policy runs under either rule, with ages in cache positions under "slot".
+    position_rule: see `namm.contract.Policy`; any policy runs under either rule (under "slot", ages are cache distances).
     """
 
     name = ""
@@ -34,12 +34,10 @@ class BasePolicy:
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
         return state
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         raise NotImplementedError(f"{self.name} defines no score")
 
-    def at_least(self, **least: float) -> None:
+    def at_least(self, **least: int | float) -> None:
         """Raise a ValueError if a field is smaller than the number given for it."""
         for field, bound in least.items():
             if not getattr(self, field) >= bound:

@@ -19,9 +19,7 @@ class KeyNorm(BasePolicy):
 
     name = "key-norm"
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         return -vector_norm(cache.keys), state
 
 
@@ -31,9 +29,7 @@ class KeyDiff(BasePolicy):
 
     name = "keydiff"
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         return -key_cosine(cache), state
 
 
@@ -56,9 +52,7 @@ class LagKV(BasePolicy):
         super().__post_init__()
         self.at_least(lag=2, sinks=0)
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         body = cache.valid & (cache.positions >= self.sinks)
         spread = self._spread(cache.keys, body) + self._spread(cache.values, body)
         rank = jnp.argsort(jnp.argsort(spread, axis=2, stable=True), axis=2) / self.lag
@@ -103,9 +97,7 @@ class SirLLM(BasePolicy):
     def init(self, shape: CacheShape, key: Array) -> PolicyState:
         return PolicyState({"surprisal": jnp.zeros((shape.heads, shape.slots), jnp.float32)}, {})
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         surprisal = state.slots["surprisal"]
         decayed = state._replace(slots={"surprisal": self.decay * surprisal})
         return sinks_first(surprisal, cache, self.sinks), decayed

@@ -67,9 +67,7 @@ class ExpectedAttention(BasePolicy):
         scatter = scatter + old["count"] * share * shift[:, :, None] * shift[:, None, :]
         return state._replace(running={"count": total, "mean": old["mean"] + share * shift, "scatter": scatter})
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         heads, _, dim = cache.keys.shape
         keys = self._rotate_back(cache)
         mean = state.running["mean"].reshape(heads, -1, dim)

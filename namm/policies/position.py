@@ -18,9 +18,7 @@ class KeepAll(BasePolicy):
 
     name = "keep-all"
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         return jnp.full(cache.positions.shape, jnp.inf), state
 
 
@@ -30,9 +28,7 @@ class SlidingWindow(BasePolicy):
 
     name = "sliding-window"
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         return wide(cache.positions), state
 
 
@@ -48,9 +44,7 @@ class StreamingLLM(BasePolicy):
         super().__post_init__()
         self.at_least(sinks=0)
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         return sinks_first(wide(cache.positions), cache, self.sinks), state
 
 
@@ -68,9 +62,7 @@ class Random(BasePolicy):
         running = {"seed": jax.random.bits(key, (2,), jnp.uint32), "updates": jnp.zeros((), jnp.uint32)}
         return PolicyState({"priority": jnp.zeros((shape.heads, shape.slots), jnp.float32)}, running)
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         seed, updates = state.running["seed"], state.running["updates"]
         key = jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), updates)
         old = state.slots["priority"]
@@ -89,9 +81,7 @@ class LogSparse(BasePolicy):
 
     name = "logsparse"
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         bucket = jax.lax.clz(jnp.maximum(newest(cache) - cache.positions, 0))  # one less for every doubling of age
         older = jax.lax.cummax(jnp.where(cache.valid, bucket, -1), axis=1)
         older = jnp.pad(older[:, :-1], ((0, 0), (1, 0)), constant_values=-1)  # of the next older valid slot
@@ -113,9 +103,7 @@ class SparseStrided(BasePolicy):
         super().__post_init__()
         self.at_least(stride=1)
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         return recency_tiers(cache, (newest(cache) - cache.positions) % self.stride == 0), state
 
 
@@ -133,7 +121,5 @@ class SparseFixed(BasePolicy):
         if self.summary > self.stride:
             raise ValueError(f"{self.name}: summary is {self.summary}; expected at most stride = {self.stride}")
 
-    def score(
-        self, params: Any, state: PolicyState, cache: SlotCache
-    ) -> tuple[Float[Array, "head slot"], PolicyState]:
+    def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
         return recency_tiers(cache, cache.positions % self.stride >= self.stride - self.summary), state
