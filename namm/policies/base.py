@@ -17,7 +17,7 @@ POSITION_RULES = ("original", "slot")
 class BasePolicy:
     """A policy that looks at the cache alone. Subclasses set `name` and `needs` and define `score`.
 
-    position_rule: see `namm.contract.Policy`; any policy runs under either rule (under "slot", ages are cache distances).
+    position_rule: see `namm.contract.Policy`; any policy runs under either rule ("slot": ages are in slots).
     """
 
     name = ""

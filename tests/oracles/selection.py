@@ -2,6 +2,8 @@
 
 import numpy as np
 
+LOWEST = np.finfo(np.float32).min
+
 
 def select(scores, positions, valid, mode, threshold, recent, sinks, budget, kept):
     """Kept slots of every head as a list of ascending index lists."""
@@ -11,7 +13,7 @@ def select(scores, positions, valid, mode, threshold, recent, sinks, budget, kep
         held = [s for s in range(slots) if valid[h, s]]
         keys = {}
         for age, s in enumerate(reversed(held)):
-            value = np.finfo(np.float32).min if np.isnan(scores[h, s]) else float(scores[h, s])
+            value = float(np.clip(np.nan_to_num(scores[h, s], nan=LOWEST), LOWEST, -LOWEST))  # infinite ones too
             keys[s] = np.inf if age < recent or positions[h, s] < sinks else value
         ranked.append(sorted(held, key=lambda s: (-keys[s], s)))
         passed.append(sum(threshold is None or keys[s] >= threshold for s in held))
