@@ -4,9 +4,9 @@ Axes: layer, batch (rows: prompts, or candidate x prompt flattened), head, slot,
 row i holds its tokens at chunk columns [0, count_i); padding never enters a cache, so rows do not influence each other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 from hosts.attention import slot_attention
 from hosts.llama import Params, block, embed, logits, rope_frequencies, rotate
 from hosts.spec import HostSpec
+from namm.bundle import Bundle
 from namm.cache import CacheShape, SlotCache, append, empty
-from namm.contract import Observation, Parameters, Policy, PolicyState, annotate
+from namm.contract import SIGNALS, Observation, Parameters, Policy, PolicyState, annotate
 from namm.memory import Layout, update
 from namm.selection import SelectionConfig
 
@@ -32,6 +33,21 @@ class Engine:
     policy: Policy
     selection: SelectionConfig
     length: int = 1
+
+
+def make_engine(spec: HostSpec, policy: Policy, selection: SelectionConfig, length: int = 1) -> Engine:
+    """An engine whose policy knows the host's RoPE frequencies where it asks for them (`needs` has "rope")."""
+    return Engine(spec, bind_rope(spec, policy, length), selection, length)
+
+
+def bind_rope(spec: HostSpec, policy: Policy, length: int) -> Policy:
+    """The policy with the host's frequencies set, for those that rotate keys themselves; members of a bundle too."""
+    if isinstance(policy, Bundle):
+        return replace(policy, members=tuple(bind_rope(spec, member, length) for member in policy.members))
+    if "rope" not in policy.needs:
+        return policy
+    frequencies, scale = rope_frequencies(spec, length)
+    return cast(Policy, replace(cast(Any, policy), frequencies=tuple(map(float, frequencies)), scale=float(scale)))
 
 
 class Stream(NamedTuple):
@@ -104,10 +120,10 @@ def read(
     hidden, (cache, state) = jax.lax.scan(
         layer_step, embed(params, tokens), (params["layers"], stream.cache, stream.state)
     )
-    wanted = engine.policy.needs & {"surprisal", "repeat-surprisal"}
+    wanted = engine.policy.needs & SIGNALS
     if wanted and observe:
-        surprisal = _surprisal(engine, params, stream, tokens, hidden, repeat="repeat-surprisal" in wanted)
-        state = _annotate(state, surprisal, valid, offset)
+        signals = _signals(engine, params, stream, tokens, hidden, wanted)
+        state = _annotate(state, signals, valid, offset)
     last = jnp.maximum(counts - 1, 0)
     moved = counts > 0
     return (
@@ -124,25 +140,27 @@ def read(
     )
 
 
-def _surprisal(
-    engine: Engine, params: Params, stream: Stream, tokens: Array, hidden: Array, repeat: bool
-) -> Float[Array, "batch query"]:
-    """-log p(token | past) of a chunk, nats; with `repeat`, of seeing the previous token again. 0 for a first token."""
+def _signals(
+    engine: Engine, params: Params, stream: Stream, tokens: Array, hidden: Array, wanted: frozenset[str]
+) -> dict[str, Float[Array, "batch query"]]:
+    """Per-token signals of a chunk (see `namm.contract.annotate`); 0 for the first token of a sequence."""
     before = jnp.concatenate([stream.hidden[:, None], hidden[:, :-1]], axis=1)
-    named = jnp.concatenate([stream.token[:, None], tokens[:, :-1]], axis=1) if repeat else tokens
+    previous = jnp.concatenate([stream.token[:, None], tokens[:, :-1]], axis=1)
+    named = {"surprisal": tokens, "repeat-surprisal": previous}
+    ids = jnp.stack([named[name] for name in sorted(wanted)], axis=-1)
 
     def row(inputs: tuple[Array, Array]) -> Array:  # row by row: a chunk's logits over the vocabulary are large
-        states, ids = inputs
-        likelihood = jax.nn.log_softmax(logits(params, engine.spec, states))
-        return -jnp.take_along_axis(likelihood, ids[:, None], axis=1)[:, 0]
+        states, chosen = inputs
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits(params, engine.spec, states)), chosen, axis=1)
 
     first = (stream.seen[:, None] + jnp.arange(tokens.shape[1])) == 0
-    return jnp.where(first, 0.0, jax.lax.map(row, (before, named)))
+    values = jnp.where(first[..., None], 0.0, jax.lax.map(row, (before, ids)))
+    return {name: values[..., i] for i, name in enumerate(sorted(wanted))}
 
 
-def _annotate(state: PolicyState, surprisal: Array, valid: Array, offset: Array | int) -> PolicyState:
+def _annotate(state: PolicyState, signals: dict[str, Array], valid: Array, offset: Array | int) -> PolicyState:
     rows = jax.vmap(annotate, in_axes=(0, 0, 0, None if jnp.ndim(offset) == 0 else 0))
-    return jax.vmap(rows, in_axes=(0, None, None, None))(state, surprisal, valid, offset)
+    return jax.vmap(rows, in_axes=(0, None, None, None))(state, signals, valid, offset)
 
 
 def population(memory: Parameters) -> int:

@@ -4,7 +4,7 @@ A host calls, for one layer of one sequence (heads leading; batch, candidates an
 
     state = policy.init(shape, key)                      # once
     state = policy.observe(state, observation)           # after the attention of every chunk of queries
-    state = annotate(state, surprisal, valid, offset)    # after the chunk, where `policy.needs` has "surprisal"
+    state = annotate(state, signals, valid, offset)      # after the chunk, where `policy.needs` names a signal
     scores, state = policy.score(params, state, cache)   # at an update; higher = keep
 """
 
@@ -27,6 +27,7 @@ class Parameters(NamedTuple):
     frozen: Any
 
 
+SIGNALS = frozenset({"surprisal", "repeat-surprisal"})
 NO_PARAMETERS = Parameters({}, {})
 
 
@@ -64,7 +65,7 @@ class Policy(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Subset of {"attention", "queries", "surprisal"}."""
+        """Subset of {"attention", "queries"} and `SIGNALS`."""
         ...
 
     @property
@@ -83,13 +84,19 @@ class Policy(Protocol):
 
 def annotate(
     state: PolicyState,
-    surprisal: Float[Array, " query"],
+    signals: dict[str, Float[Array, " query"]],
     valid: Bool[Array, " query"],
     offset: Int[Array, ""] | int,
 ) -> PolicyState:
-    """Write the surprisal -log p(token | past), in nats, of a chunk's tokens into `state.slots["surprisal"]`."""
-    old = state.slots["surprisal"]
-    rows = jnp.broadcast_to(surprisal, (old.shape[0], surprisal.shape[0]))
-    current = jax.lax.dynamic_slice(old, (0, offset), rows.shape)
-    new = jax.lax.dynamic_update_slice(old, jnp.where(valid, rows, current), (0, offset))
-    return state._replace(slots={**state.slots, "surprisal": new})
+    """Write a chunk's per-token signals (nats) into the slot arrays that bear a signal's name.
+
+    "surprisal" is -log p(token | past), "repeat-surprisal" that of seeing the previous token once more.
+    """
+    slots = dict(state.slots)
+    for key, old in state.slots.items():
+        signal = signals.get(key.rpartition("/")[2])
+        if signal is not None:
+            rows = jnp.broadcast_to(signal, (old.shape[0], signal.shape[0]))
+            current = jax.lax.dynamic_slice(old, (0, offset), rows.shape)
+            slots[key] = jax.lax.dynamic_update_slice(old, jnp.where(valid, rows, current), (0, offset))
+    return state._replace(slots=slots)

@@ -1,0 +1,116 @@
+"""Prompts of a task mix in fixed shapes, so that nothing recompiles from one batch to the next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.tasks import Split, Task, load_task
+from experiments.tasks.encoding import Batch, Encoded, Template, best_template, collate, encode
+from hosts.weights import Host
+
+PROBES = 24  # samples a task that fix the shapes
+ROUND = 4  # widths are rounded up to this many tokens
+
+
+class Widths(NamedTuple):
+    """Padded sizes in tokens of the three parts of a prompt."""
+
+    context: int
+    question: int
+    target: int
+
+
+@dataclass(frozen=True)
+class TaskMix:
+    """Which tasks, at which prompt length (tokens, prompt and answer together).
+
+    Prompts go round the tasks: prompt i of a split is sample i // len(tasks) of task i % len(tasks).
+    """
+
+    tasks: tuple[str, ...]
+    length: int
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("tasks is empty; name at least one task (see `namm evaluate --help`)")
+        if self.length < 64:
+            raise ValueError(f"length is {self.length}; expected at least 64 tokens")
+
+
+@dataclass
+class PromptSource:
+    """Encoded prompts of a mix for one host."""
+
+    host: Host
+    mix: TaskMix
+    tasks: list[Task] = field(init=False)
+    template: Template = field(init=False)
+    widths: Widths = field(init=False)
+    steps: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        limit = self.host.spec.max_positions
+        if self.mix.length > limit:
+            raise ValueError(
+                f"length is {self.mix.length}; {self.host.spec.name} has {limit} positions. "
+                "Choose a shorter length or a host with RoPE scaling"
+            )
+        self.tasks = [load_task(name) for name in self.mix.tasks]
+        self.template = best_template(self.host.tokenizer)
+        probes = [self._encode("train", i) for i in range(PROBES * len(self.tasks))]
+        rounded = (-(-max(len(getattr(p, part)) for p in probes) // ROUND) * ROUND for part in Batch._fields[2::2])
+        self.widths = Widths(-(-self.mix.length // ROUND) * ROUND, *rounded)
+        self.steps = max(p.sample.max_new_tokens for p in probes)
+
+    def _encode(self, split: Split, index: int) -> Encoded:
+        task = self.tasks[index % len(self.tasks)]
+        sample = task.make(self.host.tokenizer, self.mix.length, split, index // len(self.tasks))
+        return encode(self.host.tokenizer, sample, self.template)
+
+    def prompt(self, split: Split, index: int) -> Encoded:
+        """Prompt `index` of a split; one whose question or target is wider than the probes' is an error."""
+        encoded = self._encode(split, index)
+        for part, width in zip(("context", "question", "target"), self.widths, strict=True):
+            size = len(getattr(encoded, part))
+            if size > width:
+                raise ValueError(
+                    f"{encoded.sample.task}, {split} sample {index}: its {part} has {size} tokens, the first "
+                    f"{PROBES} samples at most {width}; make the task's {part}s of like length or raise the length"
+                )
+        return encoded
+
+    def batch(self, split: Split, indices: Sequence[int]) -> Batch:
+        """Right-padded arrays of the fixed widths."""
+        return fit(collate([self.prompt(split, index) for index in indices]), self.widths)
+
+    def task_index(self, index: int) -> int:
+        return index % len(self.tasks)
+
+
+def fit(batch: Batch, widths: Widths) -> Batch:
+    """Pad the three id arrays to their widths."""
+    parts = batch._asdict()
+    for part, width in zip(("context", "question", "target"), widths, strict=True):
+        ids = parts[part]
+        parts[part] = np.pad(ids, ((0, 0), (0, width - ids.shape[1])))
+    return Batch(**parts)
+
+
+def resolve_budget(budget: int | float | None, lengths: np.ndarray, capacity: int, protected: int) -> np.ndarray:
+    """Tokens each prompt may keep: a number of tokens, a share of its context, or None for the capacity."""
+    if budget is None:
+        return np.full(len(lengths), capacity, np.int32)
+    if isinstance(budget, float):
+        if not 0.0 < budget <= 1.0:
+            raise ValueError(f"budget is {budget}; a share lies above 0 and at most 1, tokens are an integer")
+        tokens = np.maximum(np.ceil(budget * lengths), 1).astype(np.int32)
+    else:
+        tokens = np.full(len(lengths), budget, np.int32)
+    if tokens.min() < protected:
+        raise ValueError(
+            f"budget {budget} leaves {tokens.min()} tokens, fewer than the {protected} protected ones "
+            "(selection.recent + selection.sinks); raise the budget or protect fewer"
+        )
+    return np.minimum(tokens, capacity)
