@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from namm.cache import CacheShape, SlotCache
 from namm.contract import Observation, PolicyState
-from namm.policies.base import BasePolicy, newest, pack, real_rows, unpack, wide
+from namm.policies.base import BasePolicy, newest, pack, unpack, wide
 
 
 def _zeros(shape: CacheShape, *rest: int) -> Array:
@@ -30,7 +30,8 @@ class HeavyHitters(BasePolicy):
         return PolicyState({"received": _zeros(shape)}, {})
 
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
-        rows = jnp.where(real_rows(observation)[:, None], wide(observation.attention), 0.0)
+        real = jnp.arange(observation.attention.shape[1]) < observation.count
+        rows = jnp.where(real[:, None], wide(observation.attention), 0.0)
         return state._replace(slots={"received": state.slots["received"] + jnp.sum(rows, axis=1)})
 
     def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:

@@ -72,10 +72,6 @@ def unpack(packed: Float[Array, "head place"], chosen: Bool[Array, "head slot"])
     return jnp.take_along_axis(packed, jnp.maximum(rank, 0), axis=1)
 
 
-def real_rows(observation: Observation) -> Bool[Array, " query"]:
-    return jnp.arange(observation.attention.shape[1]) < observation.count
-
-
 def wide(x: Array) -> Array:
     return x.astype(jnp.float32)
 

@@ -83,6 +83,7 @@ class SirLLM(BasePolicy):
     """
 
     name = "sirllm"
+    signal = "surprisal"
     needs = frozenset({"surprisal"})
     position_rule: str = "slot"
     decay: float = 1.0
@@ -95,11 +96,11 @@ class SirLLM(BasePolicy):
             raise ValueError(f"{self.name}: decay is {self.decay}; expected 0 <= decay <= 1")
 
     def init(self, shape: CacheShape, key: Array) -> PolicyState:
-        return PolicyState({"surprisal": jnp.zeros((shape.heads, shape.slots), jnp.float32)}, {})
+        return PolicyState({self.signal: jnp.zeros((shape.heads, shape.slots), jnp.float32)}, {})
 
     def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
-        surprisal = state.slots["surprisal"]
-        decayed = state._replace(slots={"surprisal": self.decay * surprisal})
+        surprisal = state.slots[self.signal]
+        decayed = state._replace(slots={self.signal: self.decay * surprisal})
         return sinks_first(surprisal, cache, self.sinks), decayed
 
 
@@ -107,8 +108,9 @@ class SirLLM(BasePolicy):
 class ReleasedSirLLM(SirLLM):
     """SirLLM as released: token i scores -log p(x_{i-1} | x_{<i}), the surprisal of repeating the token before it.
 
-    The host writes that into `state.slots["surprisal"]`, with 0 for the first token of a sequence.
+    The release gives the first token of every chunk the chunk's largest score; here a sequence's first token gets 0.
     """
 
     name = "sirllm-released"
+    signal = "repeat-surprisal"
     needs = frozenset({"repeat-surprisal"})

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from namm.cache import CacheShape, SlotCache
 from namm.contract import Observation, PolicyState
-from namm.policies.base import BasePolicy, masked_softmax, newest, real_rows, sinks_first, vector_norm, wide
+from namm.policies.base import BasePolicy, masked_softmax, newest, sinks_first, vector_norm, wide
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ExpectedAttention(BasePolicy):
         """Merge the chunk's count, mean and scatter into the running ones (Chan et al. 1983: no cancellation)."""
         old = state.running
         rows = jnp.arange(observation.queries.shape[1])
-        used = real_rows(observation) & (observation.seen + rows >= self.sinks)
+        used = (rows < observation.count) & (observation.seen + rows >= self.sinks)
         count = jnp.sum(used).astype(jnp.float32)
         queries = jnp.where(used[:, None], wide(observation.queries), 0.0)
         mean = jnp.sum(queries, axis=1) / jnp.maximum(count, 1.0)
