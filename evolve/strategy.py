@@ -211,9 +211,7 @@ class _IsoCma(CMA_ES):
     def _tell(self, key: jax.Array, population: Any, fitness: Any, state: Any, params: Any) -> Any:
         mean, _, step = self.update_mean(population, fitness, state.mean, state.std, params)
         p_std = self.update_p_std(state.p_std, step, params)
-        return state.replace(
-            mean=mean, p_std=p_std, std=self.update_std(state.std, jnp.linalg.norm(p_std), params)
-        )
+        return state.replace(mean=mean, p_std=p_std, std=self.update_std(state.std, jnp.linalg.norm(p_std), params))
 
 
 def _build(config: SearchConfig, like: PyTree) -> tuple[Any, Any, np.ndarray]:

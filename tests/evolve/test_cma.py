@@ -24,7 +24,7 @@ def rosenbrock(x):
 
 
 def pycma(start, sigma, population, seed=1):
-    options = {"popsize": population, "seed": seed, "verbose": -9}
+    options = {"popsize": population, "seed": seed, "verbose": -9, "updatecovwait": 0}
     return cma.CMAEvolutionStrategy(start, sigma, options)
 
 
@@ -55,11 +55,12 @@ def test_updates_equal_pycma_step_by_step():
     dim, population, rng = 6, 12, np.random.default_rng()
     start = rng.normal(size=dim)
     theirs = pycma(start, 0.5, population, seed=int(rng.integers(1, 10**6)))
-    theirs.opts["lazy_update"] = 0
     # pycma's step-size constants are not the tutorial's; only here ours are set to them.
     rates = {"c_sigma": theirs.adapt_sigma.cs, "d_sigma": theirs.adapt_sigma.damps, "chi": Mh.chiN(dim)}
     constants = replace(cma_constants(dim, population), eigen_gap=1, **rates)
-    ours = init_cma(start, 0.5)
+    # pycma perturbs the initial identity by 1e-4; start from its matrices.
+    matrices = {"covariance": theirs.sm.C.copy(), "basis": theirs.sm.B.copy(), "scales": theirs.sm.D.copy()}
+    ours = init_cma(start, 0.5)._replace(**matrices)
     for _ in range(10):
         members = np.array(theirs.ask())
         values = [ellipsoid(x) for x in members]
