@@ -74,7 +74,8 @@ class ExpectedAttention(BasePolicy):
         covariance = state.running["scatter"] / jnp.maximum(state.running["count"], 1.0)
         covariance = covariance.reshape(heads, -1, dim, dim)
         linear = jnp.einsum("hsi,hgi->hgs", keys, mean) / math.sqrt(dim)
-        quadratic = jnp.einsum("hsi,hgij,hsj->hgs", keys, covariance, keys) / (2 * dim)
+        turned = jnp.einsum("hsi,hgij->hgsj", keys, covariance)
+        quadratic = jnp.sum(turned * keys[:, None], axis=-1) / (2 * dim)
         counted = cache.valid & (cache.positions >= self.sinks)
         expected = jnp.mean(masked_softmax(linear + quadratic, counted[:, None]), axis=1)
         return sinks_first(expected * vector_norm(cache.values), cache, self.sinks), state
