@@ -151,6 +151,9 @@ def _rope(config: Mapping[str, Any], positions: int, where: str) -> tuple[RopeSp
     if kind not in ROPE_KEYS:
         raise ValueError(f"{where}: rope_type: got {kind!r}, supported are {', '.join(ROPE_KEYS)}")
     values = {key: value for key, value in values.items() if value is not None}
+    for key, value in values.items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"{where}: {key} of the RoPE rule: got {value!r}, expected a number")
     if unknown := set(values) - ROPE_KEYS[kind]:
         raise ValueError(f"{where}: rope_type {kind!r} does not know the key {sorted(unknown)[0]!r}")
     if kind != "default" and "factor" not in values:
@@ -158,7 +161,8 @@ def _rope(config: Mapping[str, Any], positions: int, where: str) -> tuple[RopeSp
     original = values.pop("original_max_position_embeddings", None)
     if kind in ("dynamic", "llama3", "yarn"):
         original = original or positions
-    rope = RopeSpec(kind=kind, theta=theta, original_max_positions=original, **values)
+    numbers: dict[str, Any] = {key: value if isinstance(value, bool) else float(value) for key, value in values.items()}
+    rope = RopeSpec(kind=kind, theta=theta, original_max_positions=int(original) if original else None, **numbers)
     # a linear model may state its length before or after scaling: the stated one is safe
     stretched = round(original * rope.factor) if original and kind in ("dynamic", "yarn") else positions
     return rope, max(positions, stretched)

@@ -40,14 +40,16 @@ def build_tokenizer(metadata: Mapping[str, Any], path: Path) -> Any:
             f"{path}: tokenizer.ggml.model {kind!r} with tokenizer.ggml.pre {split!r} is not supported; "
             "put the model's tokenizer.json and tokenizer_config.json beside the file"
         )
-    special = {
-        f"{name}_token": values["tokens"][values[f"{key}_token_id"]]
-        for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
-        if f"{key}_token_id" in values
-    }
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_level_bpe(values, split), chat_template=values.get("chat_template"), **special
-    )
+    try:
+        tokenizer = _byte_level_bpe(values, split)
+        special = {
+            f"{name}_token": values["tokens"][values[f"{key}_token_id"]]
+            for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+            if f"{key}_token_id" in values
+        }
+    except Exception as error:  # the library raises bare exceptions on a broken vocabulary
+        raise ValueError(f"{path}: the tokenizer's metadata is damaged ({error!r}); fetch the file again") from error
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=values.get("chat_template"), **special)
 
 
 def _byte_level_bpe(values: Mapping[str, Any], split: str) -> Tokenizer:

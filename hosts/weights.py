@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ class Listing(NamedTuple):
     spec: HostSpec | None
 
 
+@runtime_checkable
 class Tensors(Protocol):
     """Named tensors in a file or several, under their Hugging Face names and in Hugging Face layout."""
 
