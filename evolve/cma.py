@@ -124,7 +124,7 @@ def tell_cma(
         basis, scales, eigen_generation = *_decompose(covariance), generation
     return CmaState(
         mean=state.mean + state.sigma * step,
-        sigma=state.sigma * np.exp(k.c_sigma / k.d_sigma * (length / k.chi - 1)),
+        sigma=np.asarray(state.sigma * np.exp(k.c_sigma / k.d_sigma * (length / k.chi - 1))),
         path_sigma=path_sigma,
         path_c=path_c,
         covariance=covariance,
