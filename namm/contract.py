@@ -65,7 +65,7 @@ class Policy(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Subset of {"attention", "queries"} and `SIGNALS`."""
+        """Subset of {"attention", "queries", "rope"} and `SIGNALS`; "rope": fields `frequencies` and `scale` to set."""
         ...
 
     @property

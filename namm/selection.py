@@ -67,10 +67,12 @@ def select(
 ) -> Selection:
     """Choose at most min(budget, kept) slots per head; `kept` is the static size of the result.
 
-    A NaN score counts as the lowest finite one. Equal scores keep the older slot first.
+    A NaN score counts as the lowest finite one, an infinite one as the nearest finite one (so below protected slots).
+    Equal scores keep the older slot first.
     """
     finite = jnp.where(jnp.isnan(scores), jnp.finfo(jnp.float32).min, scores.astype(jnp.float32))
-    ranked = protect(jnp.clip(finite, jnp.finfo(jnp.float32).min, jnp.finfo(jnp.float32).max), positions, valid, config)
+    finite = jnp.clip(finite, jnp.finfo(jnp.float32).min, jnp.finfo(jnp.float32).max) + 0.0  # -0.0 ties with 0.0
+    ranked = protect(finite, positions, valid, config)
     threshold = -jnp.inf if config.threshold is None else config.threshold
     wanted = jnp.sum(valid & (ranked >= threshold), axis=1)
     if config.mode == "faithful":

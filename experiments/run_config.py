@@ -1,0 +1,120 @@
+"""One run of the search as data: host, memory, tasks, how candidates are scored. Saved beside every result."""
+
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evolve.fitness import FitnessConfig
+from evolve.strategy import SearchConfig
+from experiments.objective import UseConfig
+from experiments.prompts import TaskMix
+from hosts.spec import RopeSpec
+from namm.config import MemoryConfig
+from namm.features import blocks
+from namm.policies import POLICIES
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A stretch of the curriculum: tasks at a prompt length (tokens) for a number of generations."""
+
+    tasks: tuple[str, ...]
+    length: int
+    generations: int
+
+    @property
+    def mix(self) -> TaskMix:
+        return TaskMix(self.tasks, self.length)
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How many prompts are used where; all counts are prompts.
+
+    draw: scored in every generation, alike for all candidates. pool: newest training prompts that are drawn from.
+    fresh: new ones that enter the pool each generation. validation: for choosing the best mean. held_out: for the final
+    table, in the scoring mode of the run. streaming: for the final table's streaming part. batch: rows a call.
+    """
+
+    draw: int = 12
+    pool: int = 48
+    fresh: int = 4
+    validation: int = 24
+    held_out: int = 104
+    streaming: int = 24
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"prompts.{name} is {value}; expected 1 or more")
+        if not self.fresh <= self.draw <= self.pool:
+            raise ValueError(
+                f"prompts.fresh {self.fresh}, draw {self.draw}, pool {self.pool}; expected fresh <= draw <= pool"
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything `namm evolve` needs.
+
+    name: of the run and of the memory it makes. host: see `namm hosts`. warm_start: weight of a feature block in the
+    first score (zero weights otherwise). candidates: scored at once (memory bounds it; 0 = all). policies: hand-written
+    rivals in the final table. time_limit: seconds of search, after which it ends as if complete.
+    """
+
+    name: str
+    host: str
+    stages: tuple[StageConfig, ...]
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    warm_start: dict[str, float] = field(default_factory=dict)
+    use: UseConfig = field(default_factory=UseConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    fitness: FitnessConfig = field(default_factory=FitnessConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    candidates: int = 0
+    validate_every: int = 4
+    policies: tuple[str, ...] = tuple(POLICIES)
+    rope: RopeSpec | None = None
+    dtype: Precision = "float32"
+    model_devices: int = 1
+    seed: int = 0
+    time_limit: float | None = None
+    report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages is empty; expected at least one stage")
+        if self.dtype not in typing.get_args(Precision):
+            raise ValueError(f"dtype is {self.dtype!r}; expected one of {', '.join(typing.get_args(Precision))}")
+        unknown = [name for name in self.policies if name not in POLICIES]
+        if unknown:
+            raise ValueError(f"policies has {unknown}; expected some of {', '.join(POLICIES)}")
+        for stage in self.stages:
+            for name, count in (("draw", self.prompts.draw), ("pool", self.prompts.pool)):
+                if count % len(stage.tasks):
+                    raise ValueError(
+                        f"prompts.{name} is {count}; expected a multiple of the {len(stage.tasks)} tasks of a stage"
+                    )
+        for name in self.warm_start:
+            if name not in self.memory.features or blocks(self.memory.spectrum)[name].width != 1:
+                raise ValueError(
+                    f"warm_start names {name!r}; expected feature blocks of width 1 among {self.memory.features}"
+                )
+        if self.candidates and self.search.population % self.candidates:
+            raise ValueError(
+                f"candidates is {self.candidates}; expected a divisor of search.population {self.search.population}"
+            )
+        self._check_interval()
+
+    def _check_interval(self) -> None:
+        interval, chunk = self.memory.interval, self.use.chunk
+        if self.use.mode == "streaming" and interval % min(chunk, interval):
+            raise ValueError(f"use.chunk is {chunk}; expected a divisor of memory.interval {interval}")
+
+    def to_json(self) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        return asdict(self)

@@ -1,0 +1,273 @@
+"""`namm evolve`: host, memory and tasks into the search, and its outcome into an artefact and a table."""
+
+import functools
+import json
+import subprocess
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from rich.console import Console
+
+from evolve.curriculum import Curriculum, Stage
+from evolve.loop import Context, Evaluation, LoopConfig, RunResult
+from evolve.loop import run as search
+from evolve.mesh import check_population, gather, make_mesh, place, shard_population
+from experiments.evaluate import FULL, Evaluator, Summary, Verdict
+from experiments.objective import (
+    Outcome,
+    Record,
+    RecordPool,
+    budgets,
+    engine_for,
+    score_recorded,
+    score_streaming,
+    spectrum_statistics,
+    stack,
+)
+from experiments.prompts import PromptSource
+from experiments.report import draw_curves, write_tables
+from experiments.run_config import RunConfig, StageConfig
+from experiments.tasks import Split
+from experiments.tasks.encoding import Batch
+from hosts.rollout import Schedule
+from hosts.weights import Host, load_host
+from namm.artefact import Memory, load, make, save, training_free
+from namm.config import to_json
+from namm.contract import Parameters
+from namm.features import blocks
+
+START, RESULT = "start", "memory"
+
+
+@dataclass
+class StageRunner:
+    """Scores populations on one stage's prompts."""
+
+    config: RunConfig
+    stage: StageConfig
+    host: Host
+    memory: Memory
+    source: PromptSource = field(init=False)
+    pool: RecordPool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.source = PromptSource(self.host, self.stage.mix)
+        self.engine = engine_for(self.memory, self.source)
+        counts = self.config.prompts
+        kept_records = counts.pool + counts.validation + counts.batch
+        self.pool = RecordPool(
+            self.engine, self.host.params, self.source, self.config.use.chunk, kept_records, counts.batch
+        )
+        self.mesh = make_mesh(self.config.model_devices)
+        check_population(self.config.search.population, self.mesh)
+        self.kept = self.config.use.kept(self.source.widths.context)
+        width = self.source.widths.context
+        budgets(self.config.use, self.source.batch("train", [0]), self.kept, self.memory.selection)
+        self.schedule = Schedule(self.memory.interval, min(self.config.use.chunk, self.memory.interval), self.kept)
+        self.width = width
+        self.params = place(self.host.params, self.mesh)
+        score = self._recorded if self.config.use.mode == "recorded" else self._streaming
+        self.sharded = shard_population(score, self.mesh)
+
+    def _recorded(self, evolved: PyTree, params: Any, frozen: Any, stream: Any, prompt: Batch, budget: Any) -> Outcome:
+        return score_recorded(self.engine, params, Parameters(evolved, frozen), stream, prompt, budget, self.kept)
+
+    def _streaming(self, evolved: PyTree, params: Any, frozen: Any, prompt: Batch, budget: Any) -> Outcome:
+        memory = Parameters(evolved, frozen)
+        return score_streaming(self.engine, params, memory, prompt, budget, self.schedule, jax.random.key(0))
+
+    def drawn(self, seed: int, generation: int) -> list[int]:
+        """Training prompts of a generation: the fresh ones and a draw from the rest of the pool, alike per task."""
+        tasks = len(self.stage.tasks)
+        pool, draw = self.config.prompts.pool // tasks, self.config.prompts.draw // tasks
+        fresh = min(max(self.config.prompts.fresh // tasks, 1), draw)
+        newest = pool + fresh * generation
+        rng = np.random.default_rng(seed)
+        older = rng.choice(np.arange(newest - pool, newest - fresh), draw - fresh, replace=False)
+        samples = sorted(older.tolist()) + list(range(newest - fresh, newest))
+        return [sample * tasks + task for sample in samples for task in range(tasks)]
+
+    def score(self, evolved: PyTree, split: Split, indices: list[int]) -> tuple[Outcome, np.ndarray, np.ndarray]:
+        """Outcome of a population [pop, prompt], and the full cache's exact matches and log-likelihoods [prompt]."""
+        size = self.config.prompts.batch
+        if len(indices) % size:
+            raise ValueError(f"{len(indices)} prompts do not fill batches of {size}; make prompts.batch divide them")
+        parts, references = [], []
+        for begin in range(0, len(indices), size):
+            records = self.pool.get(split, indices[begin : begin + size])
+            parts.append(self._score_batch(evolved, records))
+            references += records
+        outcome = Outcome(*(np.concatenate(leaf, axis=1) for leaf in zip(*parts, strict=True)))
+        exact, grade = (np.array([getattr(one, name) for one in references]) for name in ("exact", "grade"))
+        return outcome, exact, grade
+
+    def _score_batch(self, evolved: PyTree, records: list[Record]) -> Outcome:
+        stream, prompt = stack(records)
+        budget = budgets(self.config.use, prompt, self.kept, self.memory.selection)
+        shared = (stream, prompt, budget) if self.config.use.mode == "recorded" else (prompt, budget)
+        pop = jax.tree.leaves(evolved)[0].shape[0]
+        step = self.config.candidates or pop
+        found = []
+        for begin in range(0, pop, step):
+            part = jax.tree.map(lambda x: x[begin : begin + step], evolved)  # noqa: B023 (used at once)
+            found.append(gather(self.sharded(part, self.params, self.memory.params.frozen, *shared)))
+        return Outcome(*(np.concatenate(leaf) for leaf in zip(*found, strict=True)))
+
+    def evaluation(self, population: PyTree, context: Context) -> Evaluation:
+        """What the search needs to know about a population."""
+        outcome, exact, _ = self.score(population, "train", self.drawn(context.seed, context.generation))
+        by_task = functools.partial(np.swapaxes, axis1=-1, axis2=-2)
+        tasks = len(self.stage.tasks)
+        scores, grades = (by_task(x.reshape(len(x), -1, tasks)) for x in (outcome.exact, outcome.grade))
+        return Evaluation(
+            scores=scores,
+            reference=by_task(exact.reshape(-1, tasks)),
+            grade=grades,
+            kept=outcome.kept.mean(axis=1),
+            info={"exact": float(outcome.exact.mean()), "grade": float(outcome.grade.mean())},
+        )
+
+    def validation(self, mean: PyTree) -> dict[str, float]:
+        """The mean of the distribution on held-back prompts; log-likelihood breaks the ties of exact matches."""
+        one = jax.tree.map(lambda x: jnp.repeat(x[None], self.mesh.shape["pop"], axis=0), mean)
+        outcome, exact, grade = self.score(one, "validation", list(range(self.config.prompts.validation)))
+        weight = self.config.fitness.grade_weight
+        return {
+            "score": float(outcome.exact[0].mean() + weight * outcome.grade[0].mean()),
+            "exact": float(outcome.exact[0].mean()),
+            "grade": float(outcome.grade[0].mean()),
+            "full_exact": float(exact.mean()),
+            "full_grade": float(grade.mean()),
+            "kept": float(outcome.kept[0].mean()),
+        }
+
+
+def warm_started(memory: Memory, weights: dict[str, float]) -> Memory:
+    """The memory whose first score weighs these feature blocks."""
+    config = memory.policy.config  # type: ignore[attr-defined]
+    known, column = blocks(config.spectrum), 0
+    kernel = np.array(memory.params.evolved["params"]["score"]["kernel"])
+    for name in config.features:
+        kernel[column, 0] += weights.get(name, 0.0)
+        column += known[name].width
+    params = dict(memory.params.evolved["params"])
+    params["score"] = {**params["score"], "kernel": jnp.asarray(kernel)}
+    return replace(memory, params=Parameters({"params": params}, memory.params.frozen))
+
+
+def starting_memory(config: RunConfig, host: Host, folder: Path) -> Memory:
+    """Zero weights, the warm start and statistics of the un-evicted host; made once a run and kept beside it."""
+    if (folder / START).is_dir():
+        return load(folder / START)
+    memory = warm_started(make(config.name, config.memory), config.warm_start)
+    if "spectrum" in config.memory.features:
+        runner = StageRunner(config, config.stages[0], host, memory)
+        records = runner.pool.get("train", list(range(config.prompts.batch)))
+        memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
+    save(memory, folder / START)
+    return memory
+
+
+def train(config: RunConfig, folder: Path, console: Console) -> Memory:
+    """Search, save the best validated mean as an artefact, compare it with the rivals on held-out prompts."""
+    begin = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+    console.print(f"Host {config.host}: loading")
+    host = load_host(config.host, dtype=jnp.dtype(config.dtype), rope=config.rope)
+    start = starting_memory(config, host, folder)
+    runner = functools.cache(lambda index: StageRunner(config, config.stages[index], host, start))
+    stages = tuple(Stage(f"stage-{i + 1}", s.generations, {"index": i}) for i, s in enumerate(config.stages))
+    evolved = start.params.evolved
+    console.print(f"Search: {sum(x.size for x in jax.tree.leaves(evolved))} parameters, start validated first")
+    result = search(
+        evolved,
+        lambda population, context: runner(context.stage.payload["index"]).evaluation(population, context),
+        Curriculum(stages),
+        folder / "search",
+        search=config.search,
+        fitness_config=config.fitness,
+        config=LoopConfig(validate_every=config.validate_every, seed=config.seed, time_limit=config.time_limit),
+        validate=lambda mean, context: runner(context.stage.payload["index"]).validation(mean),
+        fingerprint=_fingerprint(config),
+        report_to=config.report_to,  # type: ignore[arg-type]
+        console=console,
+    )
+    memory = replace(
+        start,
+        params=Parameters(result.best_mean, start.params.frozen),
+        provenance=provenance(config, result),
+    )
+    path = save(memory, folder / RESULT)
+    draw_curves(result.history, folder / "curves.png", config.name)
+    if result.stopped == "interrupted":
+        return memory
+    console.print(f"Evolved memory: {path} ({time.monotonic() - begin:.0f} s). Comparing on held-out prompts")
+    compare(config, host, start, memory, folder, console)
+    console.print(f"Done in {time.monotonic() - begin:.0f} s. Use it with namm.load({str(path)!r})")
+    return memory
+
+
+def _fingerprint(config: RunConfig) -> dict[str, Any]:
+    """What must be alike for a resumed run to mean anything; how long and how it reports may change."""
+    free = ("time_limit", "report_to", "policies", "validate_every", "candidates")
+    return {k: v for k, v in json.loads(json.dumps(config.to_json())).items() if k not in free}
+
+
+def provenance(config: RunConfig, result: RunResult) -> dict[str, Any]:
+    """Where a memory came from, for its config.json."""
+    return {
+        "host": config.host,
+        "stages": [{"tasks": list(s.tasks), "length": s.length, "generations": s.generations} for s in config.stages],
+        "mode": config.use.mode,
+        "budget": config.use.budget,
+        "search": to_json(config.search),
+        "generations": result.state.generation,
+        "best_generation": int(result.state.best_generation),
+        "seed": config.seed,
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The source's git commit where it runs from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def rivals(config: RunConfig) -> list[Memory]:
+    """The hand-written policies, with the evolved memory's own protected tokens and interval."""
+    selection = config.memory.selection
+    return [
+        training_free(name, config.memory.interval, selection.recent, selection.sinks) for name in config.policies
+    ]
+
+
+def compare(
+    config: RunConfig, host: Host, start: Memory, memory: Memory, folder: Path, console: Console
+) -> list[Summary]:
+    """The final table: the run's own scoring mode on all rivals, then streaming for the best of them."""
+    source = PromptSource(host, config.stages[-1].mix)
+    evolved, begun = replace(memory, name="evolved"), replace(start, name="start")
+    main = Evaluator(source, [evolved, begun, *rivals(config)], config.use, config.prompts.batch)
+    verdicts = main.run("test", range(config.prompts.held_out))
+    table = main.summary(verdicts, "evolved")
+    summaries = write_tables(table, verdicts, folder, console)
+    if config.use.mode == "recorded" and config.prompts.streaming:
+        best = sorted((s for s in table if s.memory not in ("evolved", "start", FULL)), key=lambda s: -s.score)[:3]
+        chosen = {s.memory for s in best} | {FULL}
+        use = replace(config.use, mode="streaming")
+        few = [evolved, *(m for m in rivals(config) if m.name in chosen)]
+        live = Evaluator(source, few, use, config.prompts.batch)
+        more: list[Verdict] = live.run("test", range(config.prompts.streaming))
+        summaries = write_tables(table + live.summary(more, "evolved"), verdicts + more, folder, console)
+    return summaries
