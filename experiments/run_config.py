@@ -1,7 +1,7 @@
 """One run of the search as data: host, memory, tasks, how candidates are scored. Saved beside every result."""
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from evolve.fitness import FitnessConfig
@@ -35,7 +35,8 @@ class PromptConfig:
 
     draw: scored in every generation, alike for all candidates. pool: newest training prompts that are drawn from.
     fresh: new ones that enter the pool each generation. validation: for choosing the best mean. held_out: for the final
-    table, in the scoring mode of the run. streaming: for the final table's streaming part. batch: rows a call.
+    table, in the scoring mode of the run. streaming: for the final table's streaming part (0: none; unused where the
+    run itself is streaming). batch: rows a call.
     """
 
     draw: int = 12
@@ -48,8 +49,8 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"prompts.{name} is {value}; expected 1 or more")
+            if value < (name != "streaming"):
+                raise ValueError(f"prompts.{name} is {value}; expected {'0' if name == 'streaming' else '1'} or more")
         if not self.fresh <= self.draw <= self.pool:
             raise ValueError(
                 f"prompts.fresh {self.fresh}, draw {self.draw}, pool {self.pool}; expected fresh <= draw <= pool"
@@ -115,6 +116,4 @@ class RunConfig:
             raise ValueError(f"use.chunk is {chunk}; expected a divisor of memory.interval {interval}")
 
     def to_json(self) -> dict[str, Any]:
-        from dataclasses import asdict
-
         return asdict(self)

@@ -1,0 +1,108 @@
+"""The `namm` command: parsing only."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+USAGE = """usage: namm COMMAND [options]
+
+  evolve [RECIPE]   search a memory for a frozen host, compare it with hand-written policies
+  evaluate          memories and policies side by side on the same prompts
+  policies          the training-free policies and the memories that ship
+  hosts             the frozen models that can be named
+  bench             speed of the parts, as ratios in one run
+
+`namm COMMAND --help` lists every option. Without a recipe, `namm evolve` runs "smollm2"."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 with one line on stderr where the input is at fault."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "evolve": _evolve,
+        "evaluate": _evaluate,
+        "policies": _policies,
+        "hosts": _hosts,
+        "bench": _bench,
+    }
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if words[0] not in commands:
+        print(f"namm: unknown command {words[0]!r}; expected one of {', '.join(commands)}", file=sys.stderr)
+        return 2
+    try:
+        commands[words[0]](words[1:])
+    except (ValueError, OSError, ImportError) as error:
+        print(f"namm {words[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _evolve(words: list[str]) -> None:
+    from dataclasses import dataclass
+    from typing import Annotated
+
+    from evolve.mesh import start_processes
+    from experiments.recipes import DESCRIPTIONS, RECIPES
+    from experiments.run_config import RunConfig
+
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words = ["smollm2", *words]
+    if words[0] not in RECIPES and words[0] not in ("-h", "--help"):
+        raise ValueError(f"unknown recipe {words[0]!r}; expected one of {', '.join(RECIPES)}")
+
+    @dataclass(frozen=True)
+    class Options:
+        """A recipe's settings, any of which can be overridden, and where the run is kept."""
+
+        config: Annotated[RunConfig, tyro.conf.arg(name="")]
+        folder: Path | None = None
+        """Where the run is kept and found again; default runs/NAME."""
+
+    choices = {name: (DESCRIPTIONS[name], Options(config)) for name, config in RECIPES.items()}
+    _, options = tyro.extras.overridable_config_cli(choices, args=words, prog="namm evolve")
+    start_processes()
+    from experiments.training import train
+
+    train(options.config, options.folder or Path("runs") / options.config.name, Console())
+
+
+def _evaluate(words: list[str]) -> None:
+    from experiments.comparison import EvaluateConfig, evaluate
+
+    evaluate(tyro.cli(EvaluateConfig, args=words, prog="namm evaluate"), Console())
+
+
+def _policies(words: list[str]) -> None:
+    from experiments.listing import print_policies
+
+    _no_options(words, "policies")
+    print_policies(Console())
+
+
+def _hosts(words: list[str]) -> None:
+    from experiments.listing import print_hosts
+
+    _no_options(words, "hosts")
+    print_hosts(Console())
+
+
+def _bench(words: list[str]) -> None:
+    from experiments.bench import BenchConfig, bench
+
+    bench(tyro.cli(BenchConfig, args=words, prog="namm bench"), Console())
+
+
+def _no_options(words: list[str], command: str) -> None:
+    if words and words != ["--help"] and words != ["-h"]:
+        raise ValueError(f"`namm {command}` takes no options, got {' '.join(words)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""The pocket host evicting while it reads: seconds a generation on two cores."""
+
+from evolve.fitness import FitnessConfig
+from evolve.strategy import SearchConfig
+from experiments.objective import UseConfig
+from experiments.run_config import PromptConfig, RunConfig, StageConfig
+from namm.config import MemoryConfig
+from namm.selection import SelectionConfig
+
+CONFIG = RunConfig(
+    name="pocket",
+    host="pocket",
+    stages=(StageConfig(("pocket-recall",), 256, 30),),
+    memory=MemoryConfig(
+        features=("recency", "spectrum", "key-cosine", "norms"),
+        selection=SelectionConfig(threshold=None),
+        interval=64,
+    ),
+    use=UseConfig(mode="streaming", budget=0.25, chunk=64),
+    search=SearchConfig(algorithm="sep-cma-es", population=16, sigma=0.1),
+    fitness=FitnessConfig(grade_weight=1.0),
+    prompts=PromptConfig(draw=16, pool=64, fresh=16, validation=32, held_out=128, streaming=0, batch=16),
+    validate_every=5,
+)
