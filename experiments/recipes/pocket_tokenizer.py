@@ -27,7 +27,7 @@ def learned_pieces() -> list[tuple[str, float]]:
 
 def task_words() -> list[str]:
     """Words that must be one token each, with the space before them and, where a line may begin, without."""
-    recall = [*ADJECTIVES, *NOUNS, *(word for group in FILLER for word in group), "set", "get", "saw", "near", "="]
+    recall = [*ADJECTIVES, *NOUNS, *(word for group in FILLER for word in group), "set", "get", "saw", "near"]
     noise = " ".join(NOISE).replace(".", "").split()
     within = [f"Ġ{word}" for word in [*recall, *noise, *PROMPT_WORDS.split(), *"0123456789"]]
     return [*within, "Read", "What", "The", "A", "Some"]

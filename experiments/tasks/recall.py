@@ -32,7 +32,7 @@ def filler() -> tuple[str, ...]:
 
 def fact(verb: str, key: str, value: str) -> str:
     """A line that is asked for (`set`) or the answer to a question (`get`)."""
-    return f"{verb} {key} = {value}."
+    return f"{verb} {key} {value}."
 
 
 def lookalike(key: str, value: str) -> str:
@@ -47,7 +47,7 @@ def keys_of(split: Split, adjective: int) -> list[int]:
 
 
 def draw_pairs(rng: np.random.Generator, split: Split, count: int) -> list[tuple[str, str]]:
-    """`count` (at most 12) keys of the split with three-digit values; no two keys share a word."""
+    """`count` keys of the split with three-digit values; no two keys share a word (at most 12 held-out ones exist)."""
     pairs: dict[int, int] = {}
     while len(pairs) < count:
         pairs = {}
@@ -76,7 +76,7 @@ class Recall:
             return Sample(
                 task=self.name,
                 context=f"{HEADER} {text}",
-                question=f" get {asked} =",
+                question=f" get {asked}",
                 prefix="",
                 answers=(value,),
                 target=value,

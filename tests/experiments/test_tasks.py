@@ -15,6 +15,7 @@ from experiments.tasks.haystack import pieces, window
 from experiments.tasks.metrics import METRICS
 from experiments.tasks.needles import draw_keys
 from experiments.tasks.recall import NOUNS, draw_pairs, keys_of
+from experiments.tasks.sample import held_in
 
 CHAT = (
     "{{ '<s>' }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] | trim + '<e>\n' }}{% endfor %}"
@@ -96,7 +97,8 @@ def test_splits_are_disjoint():
     assert shared <= 5  # short refrains of the book itself
     rng = np.random.default_rng(SEED)
     keys = [set(draw_keys(rng, split, 300)) for split in SPLITS]
-    assert len(set.union(*keys)) == 900
+    for split, drawn in zip(SPLITS, keys, strict=True):
+        assert len(drawn) == 300 and all(held_in(key, other) == (other == split) for key in drawn for other in SPLITS)
     pairs = [{(a, n) for a in range(16) for n in keys_of(split, a)} for split in SPLITS]
     assert [len(p) for p in pairs] == [12 * 16, 32, 32] and len(set.union(*pairs)) == 256
     for split in SPLITS:
@@ -143,10 +145,10 @@ def test_a_token_over_the_boundary(chat: PreTrainedTokenizerFast):
     sample = Sample("own", "the rabb", "it and the qu", "", ("een",), "een", "contains_all", 4)
     encoded = encode(chat, sample, "plain")
     assert chat.decode(encoded.context) == "<s>the", "the straddling token belongs to the question"
-    spaced = Sample("own", "Alice ", "said ", "", ("  the",), "  the", "contains_all", 4)
+    spaced = Sample("own", "Alice ", "said ", "", ("the",), "the", "contains_all", 4)
     encoded = encode(chat, spaced, "plain")  # the last space of the prompt would join the answer's
     assert chat.decode(np.concatenate([encoded.context, encoded.question])) == "<s>Alice said "
-    assert chat.decode(encoded.target) == "  the"
+    assert chat.decode(encoded.target) == "the"
     alone = Sample("own", "Alice was", "", "", ("sad",), "sad", "contains_all", 4)
     assert len(encode(chat, alone, "plain").question) == 1, "there is always a token to decode from"
 
