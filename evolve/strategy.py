@@ -5,7 +5,6 @@ Fitness is maximised. Ties, failures and flat generations are handled here, the 
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from evosax.algorithms import CMA_ES, PGPE, SNES, Open_ES, Sep_CMA_ES
-from flax import struct
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -181,41 +178,11 @@ class EvosaxStrategy(Strategy):
         return state.std
 
 
-@struct.dataclass
-class _IsoState:
-    mean: Any
-    std: Any
-    p_std: Any
-    best_solution: Any  # this and the next are kept by evosax
-    best_fitness: Any
-    generation_counter: Any
-
-
-class _IsoCma(CMA_ES):
-    """CMA-ES with the covariance fixed at the identity: what remains is cumulative step-size adaptation."""
-
-    def _init(self, key: jax.Array, params: Any) -> Any:
-        zeros = jnp.zeros(self.num_dims)
-        return _IsoState(
-            mean=zeros,
-            std=params.std_init,
-            p_std=zeros,
-            best_solution=zeros,
-            best_fitness=np.inf,
-            generation_counter=0,
-        )
-
-    def _ask(self, key: jax.Array, state: Any, params: Any) -> tuple[Any, Any]:
-        return state.mean + state.std * jax.random.normal(key, (self.population_size, self.num_dims)), state
-
-    def _tell(self, key: jax.Array, population: Any, fitness: Any, state: Any, params: Any) -> Any:
-        mean, _, step = self.update_mean(population, fitness, state.mean, state.std, params)
-        p_std = self.update_p_std(state.p_std, step, params)
-        return state.replace(mean=mean, p_std=p_std, std=self.update_std(state.std, jnp.linalg.norm(p_std), params))
-
-
 def _build(config: SearchConfig, like: PyTree) -> tuple[Any, Any, np.ndarray]:
     """The evosax algorithm, its parameters, and the rank weights that it is told, best rank first."""
+    # Importing evosax starts JAX's backends, which would make it too late for `mesh.start_processes`.
+    from evosax.algorithms import PGPE, SNES, Open_ES, Sep_CMA_ES
+
     options: dict[str, Any] = {
         "population_size": config.population,
         "solution": like,
@@ -230,16 +197,16 @@ def _build(config: SearchConfig, like: PyTree) -> tuple[Any, Any, np.ndarray]:
     if config.algorithm == "pgpe":
         es = PGPE(**options, optimizer=optimizer)
         return es, es.default_params.replace(std_init=config.sigma), centered
-    classes: dict[str, Callable[..., Any]] = {"sep-cma-es": Sep_CMA_ES, "iso-cma-es": _IsoCma, "snes": SNES}
-    es = classes[config.algorithm](**options)
+    es = SNES(**options) if config.algorithm == "snes" else Sep_CMA_ES(**options)
     params = es.default_params.replace(std_init=jnp.asarray(config.sigma))
-    if config.algorithm == "sep-cma-es":
-        # A diagonal has fewer numbers to learn, so it may learn faster (Ros & Hansen 2008, section 3); evosax does not.
-        faster = (es.num_dims + 2) / 3
-        c_1 = jnp.minimum(params.c_1 * faster, 1.0)
-        params = params.replace(c_1=c_1, c_mu=jnp.minimum(params.c_mu * faster, 1 - c_1))
-    weights = np.asarray(params.weights, np.float64)
-    return es, params, weights if config.algorithm == "snes" else np.maximum(weights, 0)
+    if config.algorithm == "snes":
+        return es, params, np.asarray(params.weights, np.float64)
+    # A diagonal has fewer numbers to learn, so it may learn faster (Ros & Hansen 2008, section 3); evosax does not.
+    # Without any learning it stays the identity, and what remains is cumulative step-size adaptation.
+    faster = (es.num_dims + 2) / 3 if config.algorithm == "sep-cma-es" else 0.0
+    c_1 = jnp.minimum(params.c_1 * faster, 1.0)
+    params = params.replace(c_1=c_1, c_mu=jnp.minimum(params.c_mu * faster, 1 - c_1))
+    return es, params, np.maximum(np.asarray(params.weights, np.float64), 0)
 
 
 def _told_weights(population: Any, fitness: Any, state: Any, params: Any) -> Any:

@@ -15,7 +15,7 @@ from evolve.mesh import gather, make_mesh, shard_population, start_processes
 from evolve.strategy import SearchConfig
 
 CURRICULUM = Curriculum((Stage("near", 4, {"target": 0.5}), Stage("far", 4, {"target": 1.0})))
-START = {"w": jnp.zeros((3, 2)), "b": jnp.full(2, 0.1)}
+START = {"w": np.zeros((3, 2), np.float32), "b": np.full(2, 0.1, np.float32)}  # no device before start_processes
 
 
 def distances(population, points):

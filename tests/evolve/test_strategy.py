@@ -128,6 +128,13 @@ def test_separable_scales_adapt_to_the_problem():
     assert -1.3 < slope < -0.7
 
 
+def test_isotropic_scales_stay_equal():
+    strategy, state = build("iso-cma-es")
+    after = steps(strategy, state, lambda x, _: -((x - 1) ** 2).sum(axis=1), 100)
+    np.testing.assert_array_equal(after.C, np.ones(14))
+    assert after.std != state.std
+
+
 def test_default_strategy_is_fast_at_the_papers_size():
     like = {"w": jnp.zeros(4172)}
     strategy = make_strategy(SearchConfig(), like)
