@@ -72,10 +72,12 @@ late_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @late_reads
 @pytest.mark.parametrize("damage", [truncate, garble, Path.unlink])
 def test_damage_to_any_file_falls_back_or_changes_nothing(tmp_path, damage):
-    """Every file of the newest checkpoint in turn."""
+    """Files of the newest checkpoint in turn: metadata, the index and the data of the arrays."""
     filled(tmp_path / "whole")
     newest = tmp_path / "whole" / "checkpoints" / "3"
-    files = sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())
+    arrays = max((newest / "arrays").rglob("d/*"), key=lambda path: path.stat().st_size)
+    named = ["_CHECKPOINT_METADATA", "meta/metadata", "arrays/_METADATA", "arrays/manifest.ocdbt"]
+    files = [*named, arrays.relative_to(newest)]
     fallbacks = 0
     for name in files:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -113,6 +115,17 @@ def test_flipped_bits_are_noticed(tmp_path):
     with pytest.warns(UserWarning, match="damaged"):
         equal(checkpoints.restore(wrong), run_state(1))
     assert (tmp_path / "unreadable" / "2-0").is_dir()
+    checkpoints.close()
+
+
+def test_arrays_of_another_generation_are_noticed(tmp_path):
+    """Readable, of the right shape, and wrong."""
+    filled(tmp_path, 2)
+    shutil.rmtree(tmp_path / "checkpoints" / "2" / "arrays")
+    shutil.copytree(tmp_path / "checkpoints" / "1" / "arrays", tmp_path / "checkpoints" / "2" / "arrays")
+    checkpoints = Checkpoints(tmp_path, {"seed": 1})
+    with pytest.warns(UserWarning, match="damaged"):
+        equal(checkpoints.restore(run_state(0)), run_state(1))
     checkpoints.close()
 
 
