@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, or the one before does; nothing saved is ever lost."""
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,15 @@ from evolve.checkpoints import CheckpointError, Checkpoints, RunState
 from evolve.strategy import SearchConfig, make_strategy
 
 
+@functools.cache
+def strategy_of(algorithm, dim):
+    """Compiled once for all tests."""
+    return make_strategy(SearchConfig(algorithm), {"w": jnp.zeros(dim)})
+
+
 def run_state(generation, algorithm="sep-cma-es", dim=50, best=0):
     like = {"w": jnp.asarray(np.random.default_rng(generation).normal(size=dim), jnp.float32)}
-    strategy = make_strategy(SearchConfig(algorithm), like)
+    strategy = strategy_of(algorithm, dim)
     state = strategy.init(jax.random.key(0), like)
     population, state = strategy.ask(jax.random.key(generation), state)
     state, _ = strategy.tell(population, np.arange(32.0), state)
