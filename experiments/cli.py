@@ -66,7 +66,7 @@ def _evolve(words: list[str]) -> None:
         """Where the run is kept and found again; default runs/NAME."""
 
     choices = {name: (DESCRIPTIONS[name], Options(config)) for name, config in RECIPES.items()}
-    _, options = tyro.extras.overridable_config_cli(choices, args=words, prog="namm evolve")
+    options = tyro.extras.overridable_config_cli(choices, args=words, prog="namm evolve")
     start_processes()
     from experiments.training import train
 

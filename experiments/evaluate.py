@@ -14,9 +14,8 @@ from scipy.stats import bootstrap
 
 from experiments.objective import KEEP_ALL, UseConfig, budgets, kept_share
 from experiments.prompts import PromptSource
-from experiments.tasks import Split
+from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch
-from experiments.tasks.metrics import METRICS
 from hosts.llama import Params
 from hosts.rollout import Schedule, generate, prefill, record
 from hosts.stream import Engine, Stream, compress, make_engine
@@ -176,7 +175,7 @@ class Evaluator:
     def _verdict(self, memory: Memory, split: Split, index: int, ids: np.ndarray, share: float) -> Verdict:
         encoded = self.source.prompt(split, index)
         text = str(self.source.host.tokenizer.decode(ids[ids >= 0].tolist(), skip_special_tokens=True))
-        score = METRICS[encoded.sample.metric](text, encoded.sample.answers)
+        score = metrics.score(text, encoded.sample)
         context = len(encoded.context)
         return Verdict(
             memory.name, self.use.mode, encoded.sample.task, split, index, float(score), float(share), context, text,

@@ -32,9 +32,9 @@ KEEP_ALL = SelectionConfig(threshold=None)
 class Outcome(NamedTuple):
     """Per candidate and prompt: is greedy decoding the target, mean log-likelihood of a target token, kept share."""
 
-    exact: Float[Array, "pop prompt"]
-    grade: Float[Array, "pop prompt"]
-    kept: Float[Array, "pop prompt"]
+    exact: Float[Array | np.ndarray, "pop prompt"]
+    grade: Float[Array | np.ndarray, "pop prompt"]
+    kept: Float[Array | np.ndarray, "pop prompt"]
 
 
 class Record(NamedTuple):
@@ -96,7 +96,8 @@ def record_batch(engine: Engine, params: Params, prompt: Batch, chunk: int, key:
     """Full-cache pass over contexts and the full cache's own answers."""
     stream = record(engine, params, prompt.context, prompt.context_length, chunk, key)
     answers = full_answer(engine, params, stream, prompt, stream.cache.keys.shape[3])
-    return stream, *(x[0] for x in summarise(answers, 1))
+    exact, grade = summarise(answers, 1)
+    return stream, exact[0], grade[0]
 
 
 @partial(jax.jit, static_argnums=(0, 6))
@@ -176,7 +177,8 @@ def stack(records: list[Record]) -> tuple[Stream, Batch]:
     streams = [one.stream for one in records]
     layered = jax.tree.map(lambda *xs: np.stack(xs, axis=1), *(s[:2] for s in streams))
     rest = (np.stack(xs) for xs in zip(*(s[2:] for s in streams), strict=True))
-    return Stream(*layered, *rest), Batch(*(np.stack(x) for x in zip(*(one.prompt for one in records), strict=True)))
+    prompt: Any = (np.stack(x) for x in zip(*(one.prompt for one in records), strict=True))
+    return Stream(*layered, *rest), Batch(*prompt)
 
 
 def spectrum_statistics(records: list[Record]) -> dict[str, Array]:

@@ -93,8 +93,7 @@ def fit(batch: Batch, widths: Widths) -> Batch:
     """Pad the three id arrays to their widths."""
     parts = batch._asdict()
     for part, width in zip(("context", "question", "target"), widths, strict=True):
-        ids = parts[part]
-        parts[part] = np.pad(ids, ((0, 0), (0, width - ids.shape[1])))
+        parts[part] = np.pad(parts[part], ((0, 0), (0, width - parts[part].shape[1])))
     return Batch(**parts)
 
 

@@ -199,7 +199,7 @@ def compress(
     def layer(inputs: tuple[PolicyState, SlotCache]) -> tuple[PolicyState, SlotCache]:
         state, cache = inputs
         split = inputs if shared else jax.tree.map(lambda x: x.reshape(pop, batch, *x.shape[1:]), inputs)
-        new = jax.tree.map(lambda x: x.reshape(pop * batch, *x.shape[2:]), over_pop(memory, *split, budget))
+        new = jax.tree.map(lambda x: x.reshape(pop * batch, *x.shape[2:]), over_pop(memory, split[0], split[1], budget))
         if engine.policy.position_rule == "slot":
             new = (new[0], _renumber(engine, new[1]))
         return new if due is None else jax.tree.map(partial(_choose, due), new, (state, cache))

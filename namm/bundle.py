@@ -1,7 +1,6 @@
 """Several policies watching one full-cache pass, so that all of them can be judged on the same record."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Array, Float
 
@@ -15,7 +14,7 @@ class Bundle:
 
     members: tuple[Policy, ...]
     name: str = "bundle"
-    position_rule: ClassVar[str] = "original"
+    position_rule: str = "original"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -52,7 +52,7 @@ class Observation(NamedTuple):
 
     attention: Float[Array, "head query slot"]
     queries: Float[Array, "query_head query dim"]
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride] (tuple.count is of no use here)
     seen: Int[Array, ""]
 
 

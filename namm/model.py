@@ -1,7 +1,7 @@
 """The Neural Attention Memory Model as a policy: named features, frozen normalisation, an evolved scorer."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class NammPolicy:
 
     config: MemoryConfig = field(default_factory=MemoryConfig)
     name: str = "namm"
-    position_rule: ClassVar[str] = "original"
+    position_rule: str = "original"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -68,7 +68,7 @@ class NammPolicy:
     ) -> Float[Array, "head slot"]:
         """The scorer over every head by itself."""
         module = make_scorer(self.config.scorer.kind, self.config.scorer.hidden)
-        return jax.vmap(lambda x, v: module.apply(scorer, x, v))(features, valid)
+        return jax.vmap(lambda x, v: cast(Array, module.apply(scorer, x, v)))(features, valid)
 
     def initial_scorer(self) -> dict:
         """Zero weights and the configured output bias: every slot scores `scorer.start`."""

@@ -47,8 +47,8 @@ class Needle:
         return Sample(
             task=self.name,
             context=f"{hint} hidden in the following text. Keep it in mind, a question about this follows.\n{text}\n",
-            question=f"What {be} {'all ' * several}the {subject} mentioned in the text above?",
-            prefix=f"The {subject} mentioned in the text {be}",
+            question=f"What {be} {'all ' * several}the {subject}?",
+            prefix=f"The {subject} {be}",
             answers=tuple(answers),
             target=listing(answers),
             metric="contains_all",

@@ -1,0 +1,251 @@
+"""`namm bench`: speed of the parts, as ratios of two things timed in turn in one run."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from rich.console import Console
+from rich.table import Table
+
+from evolve.strategy import SearchConfig, make_strategy
+from experiments.objective import KEEP_ALL, UseConfig, score_recorded, score_streaming
+from experiments.prompts import PromptSource, TaskMix
+from hosts.llama import embed, forward
+from hosts.rollout import Schedule, prefill, record
+from hosts.stream import make_engine
+from hosts.weights import Host, load_host
+from namm.artefact import Memory, make, training_free
+from namm.cache import CacheShape
+from namm.config import MemoryConfig
+from namm.contract import Parameters
+from namm.selection import SelectionConfig
+
+Part = Literal["host", "window", "population", "update", "recorded", "state", "strategy", "peak"]
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What to time. Sizes suit two CPU cores.
+
+    parts: host = tokens a second against the matrix products alone; window = first window shared or not; population =
+    candidates batched over shared weights against one at a time; update = share of the memory in a rollout; recorded =
+    recorded against streaming scoring; state = carried bytes; strategy = ask and tell; peak = memory of a long rollout.
+    """
+
+    parts: tuple[Part, ...] = ("host", "window", "population", "update", "recorded", "state", "strategy", "peak")
+    host: str = "smollm2-135m"
+    rounds: int = 5
+    length: int = 1024
+    folder: Path = Path("runs/bench")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """first / second, medians over rounds of pairs; seconds are medians too."""
+
+    what: str
+    aim: str
+    first: float
+    second: float
+    ratio: float
+    unit: str = "s"
+
+
+def in_turn(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
+    """Seconds of both and the median of their pairwise ratios; each runs once beforehand to compile."""
+
+    def seconds(call: Callable[[], Any]) -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        return time.perf_counter() - begin
+
+    for call in (first, second):
+        seconds(call)
+    pairs = np.array([(seconds(first), seconds(second)) for _ in range(rounds)])
+    return float(np.median(pairs[:, 0])), float(np.median(pairs[:, 1])), float(np.median(pairs[:, 0] / pairs[:, 1]))
+
+
+def namm_memory(interval: int, features: tuple[str, ...] = ("recency", "spectrum")) -> Memory:
+    """The default 4172-parameter memory under a budget."""
+    return make("namm", MemoryConfig(features, interval=interval, selection=SelectionConfig(threshold=None)))
+
+
+def products(params: Any, hidden: Array) -> Array:
+    """The matrix products of a forward over [rows, hidden], and nothing else."""
+
+    def layer(x: Array, weights: Any) -> tuple[Array, None]:
+        query, key, value = (x @ weights[name] for name in ("query", "key", "value"))
+        attended = query @ weights["output"]
+        up = (x @ weights["gate"]) + (x @ weights["up"])
+        return attended + up @ weights["down"] + jnp.sum(key) + jnp.sum(value), None
+
+    return jax.lax.scan(layer, hidden, params["layers"])[0]
+
+
+def bench_host(host: Host, rounds: int) -> list[Ratio]:
+    """A causal forward, head on the last token only, against its matrix products."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, host.spec.vocabulary, (1, 512)), jnp.int32)
+    engine = make_engine(host.spec, training_free("keep-all").policy, KEEP_ALL)
+    run = jax.jit(partial(record, engine, chunk=128))
+    bare = jax.jit(lambda p, t: products(p, embed(p, t)[0]))
+    lengths = jnp.array([512], jnp.int32)
+    cached = partial(run, host.params, tokens, lengths, key=jax.random.key(0))
+    alone = partial(bare, host.params, tokens)
+    plain = partial(jax.jit(forward, static_argnums=1), host.params, host.spec, tokens)
+    a, b, ratio = in_turn(alone, cached, rounds)
+    c, d, other = in_turn(alone, plain, rounds)
+    return [
+        Ratio(f"products / slot-cache prefill, {512 / b:.0f} tokens/s", "0.80", a, b, ratio),
+        Ratio(f"products / plain forward with all logits, {512 / d:.0f} tokens/s", "", c, d, other),
+    ]
+
+
+def _streaming(host: Host, memory: Memory, pop: int, batch: int, length: int, budget: float) -> Callable[[], Any]:
+    """Prefill of `batch` prompts for `pop` candidates."""
+    kept = int(budget * length)
+    engine = make_engine(host.spec, memory.policy, memory.selection, length)
+    schedule = Schedule(memory.interval, min(128, memory.interval), kept)
+    one = memory.population
+    many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, pop, axis=0), one.evolved), one.frozen)
+    rng = np.random.default_rng(0)
+    context = jnp.asarray(rng.integers(0, host.spec.vocabulary, (batch, length)), jnp.int32)
+    run = jax.jit(partial(prefill, engine, schedule=schedule))
+    sizes = jnp.full(batch, length, jnp.int32), jnp.full(batch, kept, jnp.int32)
+    return lambda: run(host.params, many, context, *sizes, key=jax.random.key(0)).hidden
+
+
+def bench_window(host: Host, rounds: int) -> list[Ratio]:
+    """Four candidates on one prompt of two windows: as one population, and as four prompts that share nothing."""
+    memory = namm_memory(256)
+    a, b, ratio = in_turn(
+        _streaming(host, memory, 1, 4, 512, 0.25), _streaming(host, memory, 4, 1, 512, 0.25), rounds
+    )
+    return [Ratio("first window read by every candidate / shared, 512 tokens, interval 256", "", a, b, ratio)]
+
+
+def bench_population(host: Host, rounds: int) -> list[Ratio]:
+    """16 candidates x 4 prompts at once against one candidate and prompt at a time."""
+    memory = namm_memory(64)
+    single = _streaming(host, memory, 1, 1, 256, 0.25)
+
+    def one_by_one() -> Any:
+        return [jax.block_until_ready(single()) for _ in range(64)][-1]
+
+    a, b, ratio = in_turn(one_by_one, _streaming(host, memory, 16, 4, 256, 0.25), rounds)
+    return [Ratio("one candidate at a time / population batched, pocket, 64 rollouts of 256 tokens", "3", a, b, ratio)]
+
+
+def bench_update(host: Host, length: int, rounds: int) -> list[Ratio]:
+    """A rollout under the evolved kind of memory against one under a sliding window, which costs next to nothing."""
+    free = training_free("sliding-window", 512)
+    a, b, ratio = in_turn(
+        _streaming(host, namm_memory(512), 1, 2, length, 0.25), _streaming(host, free, 1, 2, length, 0.25), rounds
+    )
+    return [Ratio(f"share of the memory in a rollout of {length} tokens", "at most 0.15", a, b, 1 - 1 / ratio)]
+
+
+def bench_recorded(host: Host, length: int, rounds: int) -> list[Ratio]:
+    """Scoring 4 candidates on 2 prompts, teacher-forced, by either way."""
+    memory = namm_memory(128)
+    source = PromptSource(host, TaskMix(("niah-single",), length))
+    engine = make_engine(host.spec, memory.policy, memory.selection, length)
+    prompt = jax.tree.map(jnp.asarray, source.batch("train", [0, 1]))
+    kept = UseConfig().kept(source.widths.context)
+    budget = jnp.full(2, kept, jnp.int32)
+    one = memory.population
+    many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), one.evolved), one.frozen)
+    read = jax.jit(partial(record, engine, chunk=128))
+    stream = read(host.params, prompt.context, prompt.context_length, key=jax.random.key(0))
+    schedule = Schedule(128, 128, kept)
+    a, b, ratio = in_turn(
+        lambda: score_streaming(engine, host.params, many, prompt, budget, schedule, jax.random.key(0)),
+        lambda: score_recorded(engine, host.params, many, stream, prompt, budget, kept),
+        rounds,
+    )
+    return [Ratio(f"streaming / recorded scoring, {length} tokens, 4 candidates x 2 prompts", "10", a, b, ratio)]
+
+
+def bench_state(host: Host) -> list[Ratio]:
+    """Bytes carried per slot, layer and KV head, beside those of its key and value."""
+    shape = CacheShape(1, host.spec.group, 1, host.spec.head_dim)
+    state = namm_memory(512).policy.init(shape, jax.random.key(0)).slots
+    carried = float(sum(x.size * x.dtype.itemsize for x in state.values()))
+    pair = float(2 * host.spec.head_dim * host.params["embedding"].dtype.itemsize)
+    return [Ratio("carried state / key and value, a slot", "at most 1024 B", carried, pair, carried / pair, "B")]
+
+
+def bench_strategy(rounds: int) -> list[Ratio]:
+    """ask + tell of the default search and of the paper's, at 4172 parameters and 32 candidates."""
+    rows, seconds = [], {}
+    for algorithm in ("sep-cma-es", "cma-es"):
+        like = {"x": jnp.zeros(4172)}
+        strategy = make_strategy(SearchConfig(algorithm), like)
+        state = strategy.init(jax.random.key(0), like)
+        times = []
+        for generation in range(rounds + 1 if algorithm == "sep-cma-es" else 26):
+            begin = time.perf_counter()
+            population, state = strategy.ask(jax.random.key(generation), state)
+            state, _ = strategy.tell(population, np.random.default_rng(generation).normal(size=32), state)
+            times.append(time.perf_counter() - begin)
+        seconds[algorithm] = float(np.mean(times[1:]))
+    base = seconds["sep-cma-es"]
+    rows.append(Ratio("ask + tell, sep-cma-es, mean", "at most 0.05 s", base, base, 1.0))
+    full = seconds["cma-es"]
+    return [*rows, Ratio("ask + tell, full cma-es, mean over 25 generations", "at most 3 s", full, base, full / base)]
+
+
+def bench_peak(name: str) -> list[Ratio]:
+    """Peak resident memory of a 4096-token rollout against one of 1024 tokens, each in a process of its own."""
+    program = "import sys; from experiments.bench import peak_of; print(peak_of(sys.argv[1], int(sys.argv[2])))"
+    found = []
+    for length in (4096, 1024):
+        command = [sys.executable, "-c", program, name, str(length)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.append(float(result.stdout.split()[-1]) / 2**20)
+    what = "peak memory, rollout of 4096 / 1024 tokens, capacity 256 + 128"
+    return [Ratio(what, "1", found[0], found[1], found[0] / found[1], "MiB")]
+
+
+def peak_of(name: str, length: int) -> int:
+    """Run a rollout under a fixed capacity and return this process's peak resident bytes."""
+    host = load_host(name, tokenizer=False)
+    jax.block_until_ready(_streaming(host, namm_memory(128), 1, 1, length, 256 / length)())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def bench(config: BenchConfig, console: Console) -> list[Ratio]:
+    """Run the parts, print a table, write bench.json."""
+    host = load_host(config.host)
+    parts: dict[str, Callable[[], list[Ratio]]] = {
+        "host": lambda: bench_host(host, config.rounds),
+        "window": lambda: bench_window(host, config.rounds),
+        "population": lambda: bench_population(load_host("pocket"), config.rounds),
+        "update": lambda: bench_update(host, config.length, config.rounds),
+        "recorded": lambda: bench_recorded(host, config.length, config.rounds),
+        "state": lambda: bench_state(host),
+        "strategy": lambda: bench_strategy(config.rounds),
+        "peak": lambda: bench_peak(config.host),
+    }
+    table = Table("what", "first", "second", "ratio", "aim", title=f"{jax.devices()[0].device_kind}, medians of pairs")
+    found: list[Ratio] = []
+    for part in config.parts:
+        for row in parts[part]():
+            found.append(row)
+            table.add_row(
+                row.what, f"{row.first:.3g} {row.unit}", f"{row.second:.3g} {row.unit}", f"{row.ratio:.3f}", row.aim
+            )
+    console.print(table)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    (config.folder / "bench.json").write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
+    return found
