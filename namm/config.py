@@ -71,7 +71,7 @@ def to_json(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_json(kind: type, values: dict[str, Any], where: str = "config") -> Any:
+def from_json(kind: type, values: Any, where: str = "config") -> Any:
     """Rebuild a config dataclass; an unknown, missing or wrongly typed field is an error that names it."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} is {values!r}; expected an object with the fields of {kind.__name__}")

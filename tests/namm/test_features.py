@@ -1,0 +1,85 @@
+"""Feature blocks against their definitions, in streaming use."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from namm.cache import CacheShape, SlotCache
+from namm.config import MemoryConfig
+from namm.contract import Observation, PolicyState
+from namm.features import SpectrumConfig, observe_spectrum, spectrum_slots
+from namm.model import NammPolicy, identity_statistics
+from tests.oracles import memory as oracle
+
+SLOTS, QUERIES, HEADS = 5, 150, 2
+
+
+@pytest.mark.parametrize("sizes", [[150], [64, 64, 22], [1] * 150, [7, 16, 33, 40, 54]])
+def test_streaming_spectrum_is_the_whole_series_transform(sizes: list[int]) -> None:
+    rng = np.random.default_rng()
+    series = rng.random((HEADS, SLOTS, QUERIES)).astype(np.float32)
+    config = SpectrumConfig()
+    state = spectrum_slots(config, CacheShape(HEADS, 1, SLOTS, 4))
+    observe = jax.jit(observe_spectrum, static_argnums=0)
+    seen = 0
+    for size in sizes:
+        rows = np.swapaxes(series[:, :, seen : seen + size], 1, 2)
+        padded = np.pad(rows, ((0, 0), (0, 3), (0, 0)), constant_values=np.nan)  # rows beyond count may hold anything
+        queries = jnp.zeros((HEADS, size + 3, 4))
+        state = observe(config, state, Observation(jnp.asarray(padded), queries, jnp.int32(size), jnp.int32(seen)))
+        seen += size
+    whole = QUERIES // config.hop * config.hop
+    for head in range(HEADS):
+        np.testing.assert_allclose(state["average"][head], oracle.spectrum(series[head, :, :whole]), atol=1e-5)
+    np.testing.assert_array_equal(state["recent"], series[:, :, -config.window :])
+
+
+def test_all_blocks_against_the_oracle() -> None:
+    rng = np.random.default_rng()
+    policy = NammPolicy(MemoryConfig(("recency", "spectrum", "key-cosine", "norms", "surprisal")))
+    valid = np.array([[True, True, False, True, True], [True, False, False, True, True]])
+    positions = np.sort(rng.integers(0, 3000, (2, 5)), axis=1)
+    keys, values = rng.normal(size=(2, 2, 5, 4))
+    average, surprisal = rng.random((2, 5, 17)), rng.random((2, 5))
+    mean, variance = rng.random(17), rng.random(17)
+    single = [jnp.asarray(x, jnp.float32) for x in (keys, values, average, surprisal, mean, variance)]
+    cache = SlotCache(single[0], single[1], jnp.asarray(positions, jnp.int32), jnp.asarray(valid))
+    slots = {"average": single[2], "surprisal": single[3], "recent": jnp.zeros((2, 5, 32))}
+    statistics = {"mean": single[4], "variance": single[5]}
+    got = np.asarray(policy.features(statistics, PolicyState(slots, {}), cache))
+    for head in range(2):
+        held = valid[head]
+        unit = keys[head, held] / np.linalg.norm(keys[head, held], axis=1, keepdims=True)
+        cosine = unit @ (unit.mean(0) / np.linalg.norm(unit.mean(0)))
+        columns = [
+            oracle.recency((positions[head, held].max() - positions[head, held]).astype(np.float64)),
+            (average[head, held] - mean) / np.sqrt(variance),
+            *(
+                oracle.standardised(x)[:, None]
+                for x in (
+                    cosine,
+                    np.log(np.linalg.norm(keys[head, held], axis=1)),
+                    np.log(np.linalg.norm(values[head, held], axis=1)),
+                    surprisal[head, held],
+                )
+            ),
+        ]
+        np.testing.assert_allclose(got[head, held], np.concatenate(columns, axis=1), atol=2e-3)
+    assert np.all(np.isfinite(got))
+
+
+def test_carried_state_is_at_most_a_kilobyte_a_slot() -> None:
+    state = NammPolicy(MemoryConfig()).init(CacheShape(1, 1, 1, 4), jax.random.key(0))
+    assert sum(x.size * x.dtype.itemsize for x in state.slots.values()) == 4 * (17 + 32)
+
+
+def test_statistics_that_change_nothing() -> None:
+    statistics = identity_statistics(SpectrumConfig())
+    assert float(statistics["mean"].sum()) == 0 and float(statistics["variance"].min()) == 1
+
+
+@pytest.mark.parametrize(("window", "hop", "decay"), [(32, 8, 0.9), (32, 0, 0.9), (32, 16, 1.0)])
+def test_bad_spectrum(window: int, hop: int, decay: float) -> None:
+    with pytest.raises(ValueError, match=r"spectrum\."):
+        SpectrumConfig(window, hop, decay)

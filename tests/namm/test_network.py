@@ -1,0 +1,43 @@
+"""Scorers against float64 loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from namm.config import MemoryConfig, ScorerConfig
+from namm.model import NammPolicy
+from namm.network import QUERY_BLOCK, from_flat
+from tests.oracles.memory import backward_attention
+
+
+@pytest.mark.parametrize("slots", [1, 37, QUERY_BLOCK, 2 * QUERY_BLOCK + 19])
+def test_bam_against_the_oracle_in_blocks_or_not(slots: int) -> None:
+    rng = np.random.default_rng()
+    policy = NammPolicy(MemoryConfig())
+    params = from_flat(rng.normal(size=4172).astype(np.float32) * 0.2, policy.initial_scorer())
+    features = rng.normal(size=(1, slots, 25)).astype(np.float32)
+    valid = rng.random((1, slots)) < 0.7
+    valid[0, -1] = True
+    got = policy.apply(params, jnp.asarray(features), jnp.asarray(valid))[0]
+    expected = backward_attention(params, features[0, valid[0]].astype(np.float64))
+    np.testing.assert_allclose(np.asarray(got)[valid[0]], expected, atol=1e-3, rtol=1e-4)
+
+
+def test_default_scorer_has_4172_parameters() -> None:
+    scorer = NammPolicy(MemoryConfig()).initial_scorer()
+    assert sum(x.size for x in jax.tree.leaves(scorer)) == 4172
+
+
+@pytest.mark.parametrize("kind", ["bam", "linear", "mlp"])
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_a_fresh_scorer_gives_its_start_to_every_slot(kind, start: float) -> None:
+    policy = NammPolicy(MemoryConfig(scorer=ScorerConfig(kind, start=start)))
+    features = jnp.asarray(np.random.default_rng().normal(size=(2, 9, 25)), jnp.float32)
+    scores = policy.apply(policy.initial_scorer(), features, jnp.ones((2, 9), bool))
+    np.testing.assert_array_equal(scores, np.full((2, 9), start, np.float32))
+
+
+def test_flat_parameters_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="4172"):
+        from_flat(np.zeros(4171, np.float32), NammPolicy(MemoryConfig()).initial_scorer())
