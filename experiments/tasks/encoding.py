@@ -7,10 +7,10 @@ context belongs to the question. Hence `context + question` is exactly what the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Array, Int32
 from transformers import PreTrainedTokenizerBase
 
 from experiments.tasks.sample import Sample
@@ -29,14 +29,14 @@ class Encoded:
 
 
 class Batch(NamedTuple):
-    """Right-padded ids of several samples and their lengths."""
+    """Right-padded ids of several samples and their lengths; NumPy arrays from `collate`, JAX arrays on a device."""
 
-    context: Int32[np.ndarray, "batch context"]
-    context_length: Int32[np.ndarray, " batch"]
-    question: Int32[np.ndarray, "batch question"]
-    question_length: Int32[np.ndarray, " batch"]
-    target: Int32[np.ndarray, "batch target"]
-    target_length: Int32[np.ndarray, " batch"]
+    context: Int32[Array, "batch context"]
+    context_length: Int32[Array, " batch"]
+    question: Int32[Array, "batch question"]
+    question_length: Int32[Array, " batch"]
+    target: Int32[Array, "batch target"]
+    target_length: Int32[Array, " batch"]
 
 
 def best_template(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -44,14 +44,19 @@ def best_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     return "chat" if tokenizer.chat_template else "plain"
 
 
+def _applied(template: Template, sample: Sample) -> Template:
+    return template if sample.chat else "plain"
+
+
 def render(tokenizer: PreTrainedTokenizerBase, sample: Sample, template: Template) -> tuple[str, int]:
     """The prompt as one string, and where its context ends.
 
     chat: one user turn of context and question, the assistant header, the prefix. plain: context, question and, on a
-    line of its own, the prefix. ValueError without a chat template, or with one that rewrites the user's text.
+    line of its own, the prefix; so is a sample with `chat=False` in any case. ValueError without a chat template, or
+    with one that rewrites the user's text.
     """
     content = sample.context + sample.question
-    if template == "plain":
+    if _applied(template, sample) == "plain":
         return content + f"\n{sample.prefix}" * bool(sample.prefix), len(sample.context)
     if not tokenizer.chat_template:
         raise ValueError("template: got 'chat', but this tokenizer has no chat template; use 'plain'")
@@ -77,7 +82,8 @@ def prompt_length(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> int:
     """Tokens of the prompt in the template that suits the tokenizer."""
     template = best_template(tokenizer)
     text, _ = render(tokenizer, sample, template)
-    return len(opening(tokenizer, template)) + len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    first = opening(tokenizer, _applied(template, sample))
+    return len(first) + len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, template: Template) -> Encoded:
@@ -97,7 +103,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, template: Templat
         target = np.array(tokenizer(answer, add_special_tokens=False)["input_ids"], np.int32)
     # A question without tokens would leave nothing to decode from.
     cut = min(int(np.searchsorted(offsets[:end, 1], boundary, side="right")), len(prompt) - 1)
-    first = np.array(opening(tokenizer, template), np.int32)
+    first = np.array(opening(tokenizer, _applied(template, sample)), np.int32)
     return Encoded(np.concatenate([first, prompt[:cut]]), prompt[cut:], target, sample)
 
 
@@ -109,7 +115,7 @@ def collate(encoded: Sequence[Encoded]) -> Batch:
     return Batch(*(array for part in parts for array in part))
 
 
-def _pad(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _pad(rows: list[np.ndarray]) -> tuple[Any, Any]:
     lengths = np.array([len(row) for row in rows], np.int32)
     out = np.zeros((len(rows), int(lengths.max())), np.int32)
     for row, ids in zip(out, rows, strict=True):

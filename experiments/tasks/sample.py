@@ -16,6 +16,8 @@ class Sample:
 
     `context` is the instruction and the long text (what a memory compresses), `question` what follows it, `prefix` an
     unfinished sentence that the answer continues ("" if none). `target` is the canonical answer for log-likelihood.
+    `classes` are all labels of a classification, `first_line` scores nothing after the first line of a prediction,
+    `chat=False` keeps the prompt out of chat templates.
     """
 
     task: str
@@ -26,6 +28,9 @@ class Sample:
     target: str
     metric: str
     max_new_tokens: int
+    classes: tuple[str, ...] = ()
+    first_line: bool = False
+    chat: bool = True
 
 
 @runtime_checkable

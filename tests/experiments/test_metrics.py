@@ -1,0 +1,83 @@
+"""Metrics against values computed by hand."""
+
+import pytest
+
+from experiments.tasks.metrics import METRICS, classification, score
+from experiments.tasks.sample import Sample
+
+TABLE: list[tuple[str, str, tuple[str, ...], float]] = [
+    ("qa_f1", "The cat sat.", ("a cat",), 2 / 3),  # {cat, sat} and {cat}
+    ("qa_f1", "a b b", ("b b b",), 4 / 5),  # the article goes, two of three found
+    ("qa_f1", "Red Fox", ("blue", "the red fox!"), 1.0),
+    ("qa_f1", "", ("x",), 0.0),
+    ("qa_f1", "the", ("a",), 0.0),  # both are empty; SQuAD's own rule would give 1
+    ("qa_f1", "twenty-one", ("twenty one",), 0.0),  # punctuation goes without leaving a space
+    ("token_f1", "the", ("a",), 1.0),
+    ("token_f1", "", ("x",), 0.0),
+    # jieba: 我 | 来到 | 北京 | 清华大学, and 北京 | 清华大学
+    ("qa_f1_zh", "我来到北京清华大学", ("北京清华大学。",), 2 / 3),
+    ("qa_f1_zh", "我 来到北京！", ("我来到北京",), 1.0),  # noqa: RUF001
+    ("qa_f1_zh", "《Paris》", ("paris",), 2 / 3),  # 《 is a word: the original's list has only 》
+    ("qa_f1_zh", "「Paris」", ("paris",), 1.0),
+    ("qa_f1_zh", "。", ("北京",), 0.0),
+    ("rouge_l", "the cat sat", ("the cat ran",), 2 / 3),
+    ("rouge_l", "The cat", ("the cat",), 1 / 2),
+    ("rouge_l", "a b c d", ("d a b",), 4 / 7),  # the common subsequence is a b: 2 of 4 and 2 of 3
+    ("rouge_l", "one two. three four.", ("three four. one two.",), 1.0),  # sentence by sentence
+    ("rouge_l", "one one one", ("one",), 1.0),  # a word counts once
+    ("rouge_l", "", ("one",), 0.0),
+    ("rouge_l", "...", ("one",), 0.0),
+    ("rouge_l", "b", ("a", "b"), 1.0),
+    ("rouge_l_zh", "我来到北京清华大学", ("我来到北京",), 6 / 7),  # 3 of 4 and 3 of 3
+    ("rouge_l_zh", "", ("我来到北京",), 0.0),
+    ("count", "5 of them, or 7", ("5",), 1 / 2),
+    ("count", "15", ("5",), 0.0),
+    ("count", "05", ("5",), 0.0),
+    ("count", "five", ("5",), 0.0),
+    ("retrieval", "Paragraph 12", ("Paragraph 12",), 1.0),
+    ("retrieval", "Paragraph 1, not 12 or 13.", ("Paragraph 12",), 1 / 3),
+    ("retrieval", "", ("Paragraph 12",), 0.0),
+    ("retrieval_zh", "段落3", ("段落3",), 1.0),
+    ("retrieval_zh", "段落3或段落4", ("段落3",), 1 / 2),
+    ("code_similarity", "\n```\n# note\n// note\nreturn a\nreturn b", ("return a",), 1.0),
+    ("code_similarity", "return bc", ("return a",), 0.82),  # 7 of 9 and 8 characters: 14 / 17
+    ("code_similarity", "\n\n", ("return a",), 0.0),
+    ("code_similarity", "# only", ("return a",), 0.0),
+    # The longest block abc, then w: 8 of 18 characters. The longest common subsequence, abc123, would give 12 of 18.
+    ("code_similarity", "uvabcw123", ("abc1u2v3w",), 0.44),
+]
+
+
+@pytest.mark.parametrize(("metric", "prediction", "answers", "expected"), TABLE)
+def test_table(metric: str, prediction: str, answers: tuple[str, ...], expected: float):
+    assert METRICS[metric](prediction, answers) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "classes", "expected"),
+    [
+        ("Type: Town name", "Town name", ("Town", "Town name", "Person"), 1.0),  # a part of the answer is no rival
+        ("Town", "Town name", ("Town", "Town name"), 0.0),
+        ("Town name", "Town", ("Town", "Town name"), 1 / 2),
+        ("Town or Person", "Town", ("Town", "Town name", "Person"), 1 / 2),
+        ("person", "Person", ("Town", "Person"), 0.0),
+        ("red green blue", "red green blue", ("red", "green", "red green blue"), 1 / 2),  # green is skipped
+        ("red green blue", "red green blue", ("red", "red green blue", "green"), 1.0),
+        ("", "Town", ("Town",), 0.0),
+    ],
+)
+def test_classification(prediction: str, answer: str, classes: tuple[str, ...], expected: float):
+    assert classification(prediction, (answer,), classes) == expected
+    assert classification(prediction, ("none", answer), classes) == expected
+
+
+def test_a_sample_brings_its_rules():
+    labelled = Sample("own", "c", "q", "", ("Town",), "Town", "classification", 8, ("Town", "Person"), first_line=True)
+    assert score("\n Town\nPerson", labelled) == 1.0 and score("Person\nTown", labelled) == 0.0
+    plain = Sample("own", "c", "q", "", ("Town",), "Town", "contains_all", 8)
+    assert score("Person\nTown", plain) == 1.0
+
+
+def test_a_damaged_answer_is_an_error():
+    with pytest.raises(ValueError, match="expected a number in the form Paragraph"):
+        METRICS["retrieval"]("Paragraph 1", ("1",))
