@@ -110,6 +110,7 @@ def test_frequencies():
     # 1000 / (pi^2 / 6) = 607.9, over 1, 4, 9, 16, 25
     assert zipf_counts(1000, 5) == [607, 151, 67, 37, 24]
     assert zipf_counts(30, 6) == [18, 4, 2, 1, 0, 0]
+    assert zipf_counts(45, 6) == [27, 6, 3, 1, 0, 0], "27.4 / 25 would tie with rank 4"
 
 
 def test_made_up_questions():
