@@ -18,7 +18,8 @@ from experiments.tasks.recall import NOUNS, draw_pairs, keys_of
 from experiments.tasks.sample import held_in
 
 CHAT = (
-    "{{ '<s>' }}{% for m in messages if m['content'] %}{{ '<|' + m['role'] + '|>\n' + m['content'] | trim + '<e>\n' }}{% endfor %}"
+    "{{ '<s>' }}{% for m in messages if m['content'] %}"
+    "{{ '<|' + m['role'] + '|>\n' + m['content'] | trim + '<e>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 SEED = secrets.randbelow(10**6)  # fresh samples at every run
