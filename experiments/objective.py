@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.prompts import PromptSource, resolve_budget
+from experiments.prompts import PromptSource, Widths, fit, resolve_budget
 from experiments.tasks import Split
 from experiments.tasks.encoding import Batch
 from hosts.llama import Params
@@ -177,7 +177,8 @@ def stack(records: list[Record]) -> tuple[Stream, Batch]:
     streams = [one.stream for one in records]
     layered = jax.tree.map(lambda *xs: np.stack(xs, axis=1), *(s[:2] for s in streams))
     rest = (np.stack(xs) for xs in zip(*(s[2:] for s in streams), strict=True))
-    prompt: Any = (np.stack(x) for x in zip(*(one.prompt for one in records), strict=True))
+    widths = Widths(*(max(getattr(one.prompt, part).shape[-1] for one in records) for part in Batch._fields[::2]))
+    prompt: Any = (np.stack(x) for x in zip(*(fit(one.prompt, widths) for one in records), strict=True))
     return Stream(*layered, *rest), Batch(*prompt)
 
 

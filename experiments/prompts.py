@@ -12,6 +12,7 @@ from hosts.weights import Host
 
 PROBES = 24  # samples a task that fix the shapes
 ROUND = 4  # widths are rounded up to this many tokens
+COARSE = 64  # and those of an odd prompt that is wider than every probe to this, so that few shapes compile
 
 
 class Widths(NamedTuple):
@@ -70,19 +71,17 @@ class PromptSource:
         return encode(self.host.tokenizer, sample, self.template)
 
     def prompt(self, split: Split, index: int) -> Encoded:
-        """Prompt `index` of a split; one whose question or target is wider than the probes' is an error."""
+        """Prompt `index` of a split; a context wider than the mix's length is an error."""
         encoded = self._encode(split, index)
-        for part, width in zip(("context", "question", "target"), self.widths, strict=True):
-            size = len(getattr(encoded, part))
-            if size > width:
-                raise ValueError(
-                    f"{encoded.sample.task}, {split} sample {index}: its {part} has {size} tokens, the first "
-                    f"{PROBES} samples at most {width}; make the task's {part}s of like length or raise the length"
-                )
+        if len(encoded.context) > self.widths.context:
+            raise ValueError(
+                f"{encoded.sample.task}, {split} sample {index}: its context has {len(encoded.context)} tokens, more "
+                f"than the length {self.mix.length}; raise the length or shorten the context"
+            )
         return encoded
 
     def batch(self, split: Split, indices: Sequence[int]) -> Batch:
-        """Right-padded arrays of the fixed widths."""
+        """Right-padded arrays of the fixed widths; a question or target beyond them takes the next coarse width."""
         return fit(collate([self.prompt(split, index) for index in indices]), self.widths)
 
     def task_index(self, index: int) -> int:
@@ -90,10 +89,12 @@ class PromptSource:
 
 
 def fit(batch: Batch, widths: Widths) -> Batch:
-    """Pad the three id arrays to their widths."""
+    """Pad the three id arrays (last axis) to their widths, wider ones to a multiple of COARSE."""
     parts = batch._asdict()
     for part, width in zip(("context", "question", "target"), widths, strict=True):
-        parts[part] = np.pad(parts[part], ((0, 0), (0, width - parts[part].shape[1])))
+        size = parts[part].shape[-1]
+        wanted = width if size <= width else -(-size // COARSE) * COARSE
+        parts[part] = np.pad(parts[part], [(0, 0)] * (parts[part].ndim - 1) + [(0, wanted - size)])
     return Batch(**parts)
 
 

@@ -17,6 +17,7 @@ from namm.cache import CacheShape, SlotCache
 from namm.contract import Observation
 
 RECENCY_WIDTH = 8
+NEAR = 4  # positions to either side; measured on SmolLM2 needles: 4 above 2 and 8
 RECENCY_BASE = 50000.0  # wavelength base of the age embedding
 
 
@@ -121,11 +122,11 @@ def standardise(x: Float[Array, "head slot"], valid: Bool[Array, "head slot"]) -
     return centred * jax.lax.rsqrt(variance + 1e-6)
 
 
-def key_cosine(cache: SlotCache) -> Float[Array, "head slot"]:
-    """Cosine of a key to the mean direction of its head's keys (arXiv 2504.15364)."""
-    keys = cache.keys.astype(jnp.float32)
-    unit = keys * jax.lax.rsqrt(jnp.sum(keys * keys, axis=-1, keepdims=True) + 1e-12)
-    mean = jnp.sum(jnp.where(cache.valid[..., None], unit, 0.0), axis=1)
+def mean_cosine(x: Float[Array, "head slot dim"], valid: Bool[Array, "head slot"]) -> Float[Array, "head slot"]:
+    """Cosine of each vector to the mean direction of its head's (of keys: arXiv 2504.15364)."""
+    x = x.astype(jnp.float32)
+    unit = x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+    mean = jnp.sum(jnp.where(valid[..., None], unit, 0.0), axis=1)
     mean = mean * jax.lax.rsqrt(jnp.sum(mean * mean, axis=-1, keepdims=True) + 1e-12)
     return jnp.einsum("hsd,hd->hs", unit, mean)
 
@@ -133,6 +134,28 @@ def key_cosine(cache: SlotCache) -> Float[Array, "head slot"]:
 def log_norm(x: Float[Array, "head slot dim"]) -> Float[Array, "head slot"]:
     x = x.astype(jnp.float32)
     return 0.5 * jnp.log(jnp.sum(x * x, axis=-1) + 1e-12)
+
+
+def content(cache: SlotCache) -> Float[Array, "head slot 4"]:
+    """Cosines of key and value to their head's mean, and their log norms; each relative to the head's other tokens."""
+    raw = [*(mean_cosine(x, cache.valid) for x in (cache.keys, cache.values)), *map(log_norm, (cache.keys, cache.values))]
+    return jnp.stack([standardise(x, cache.valid) for x in raw], axis=-1)
+
+
+def near_mean(x: Float[Array, "head slot width"], cache: SlotCache) -> Float[Array, "head slot width"]:
+    """Mean over the held tokens at most NEAR positions away, itself included: facts are longer than a token."""
+    # empty slots repeat the position before them, so that positions never fall along the slots
+    positions = jax.lax.cummax(jnp.where(cache.valid, cache.positions, -1), axis=1)
+    counted = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1) * cache.valid[..., None]
+    sums = jnp.pad(jnp.cumsum(counted, axis=1), ((0, 0), (1, 0), (0, 0)))
+
+    def head(positions: Array, sums: Array) -> Array:
+        first = jnp.searchsorted(positions, positions - NEAR, side="left")
+        last = jnp.searchsorted(positions, positions + NEAR, side="right")
+        total = sums[last] - sums[first]
+        return total[:, :-1] / jnp.maximum(total[:, -1:], 1.0)
+
+    return jax.vmap(head)(positions, sums)
 
 
 @dataclass(frozen=True)
@@ -150,14 +173,11 @@ def blocks(spectrum: SpectrumConfig) -> dict[str, Block]:
     return {
         "recency": Block(RECENCY_WIDTH, nothing, lambda slots, cache: recency(cache.positions, cache.valid)),
         "spectrum": Block(spectrum.bins, frozenset({"attention"}), lambda slots, cache: slots["average"]),
-        "key-cosine": Block(1, nothing, lambda slots, cache: standardise(key_cosine(cache), cache.valid)[..., None]),
-        "norms": Block(2, nothing, _norms),
+        "key-cosine": Block(1, nothing, lambda slots, cache: content(cache)[..., :1]),
+        "value-cosine": Block(1, nothing, lambda slots, cache: content(cache)[..., 1:2]),
+        "norms": Block(2, nothing, lambda slots, cache: content(cache)[..., 2:]),
+        "near": Block(4, nothing, lambda slots, cache: near_mean(content(cache), cache)),
         "surprisal": Block(
             1, frozenset({"surprisal"}), lambda slots, cache: standardise(slots["surprisal"], cache.valid)[..., None]
         ),
     }
-
-
-def _norms(slots: dict[str, Array], cache: SlotCache) -> Float[Array, "head slot 2"]:
-    """Log norm of key and value relative to their head's other tokens."""
-    return jnp.stack([standardise(log_norm(x), cache.valid) for x in (cache.keys, cache.values)], axis=-1)

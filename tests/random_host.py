@@ -65,7 +65,7 @@ def random_memory(seed: int, config: MemoryConfig) -> Memory:
     return make("noise", config, Parameters(noise, memory.params.frozen))
 
 
-ALL_FEATURES = ("recency", "spectrum", "key-cosine", "norms", "surprisal")
+ALL_FEATURES = ("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near", "surprisal")
 BUDGETED = SelectionConfig(threshold=None)
 
 

@@ -12,7 +12,7 @@ CONFIG = RunConfig(
     host="pocket",
     stages=(StageConfig(("pocket-recall",), 256, 30),),
     memory=MemoryConfig(
-        features=("recency", "spectrum", "key-cosine", "norms"),
+        features=("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near"),
         selection=SelectionConfig(threshold=None),
         interval=64,
     ),

@@ -19,7 +19,7 @@ CONFIG = RunConfig(
         StageConfig(("niah-single", "niah-multikey", "niah-multivalue", "niah-multiquery"), 1024, 200),
     ),
     memory=MemoryConfig(
-        features=("recency", "spectrum", "key-cosine", "norms"),
+        features=("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near"),
         selection=SelectionConfig(threshold=None),
         interval=128,
     ),

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Int32
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from experiments.tasks.sample import Sample
@@ -60,14 +61,27 @@ def render(tokenizer: PreTrainedTokenizerBase, sample: Sample, template: Templat
         return content + f"\n{sample.prefix}" * bool(sample.prefix), len(sample.context)
     if not tokenizer.chat_template:
         raise ValueError("template: got 'chat', but this tokenizer has no chat template; use 'plain'")
-    turn = [{"role": "user", "content": content}]
-    # Some templates print today's date unless told one; a sample must not change overnight.
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024")
-    assert isinstance(text, str)
+    text = _templated(tokenizer, content)
     start = text.find(content.strip())
     if start < 0:
         raise ValueError("template: this tokenizer's chat template changes the user's text; use 'plain'")
     return text + sample.prefix, start - (len(content) - len(content.lstrip())) + len(sample.context)
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
+    """One user turn. The system turn is empty where the template allows it: its default text is no part of a task."""
+    turns = [{"role": "system", "content": ""}, {"role": "user", "content": content}]
+    for messages in (turns, turns[1:]):
+        try:
+            # Some templates print today's date unless told one; a sample must not change overnight.
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
+            )
+        except TemplateError:
+            continue
+        assert isinstance(text, str)
+        return text
+    raise ValueError("template: this tokenizer's chat template takes no user turn; use 'plain'")
 
 
 @lru_cache(maxsize=32)

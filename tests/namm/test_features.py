@@ -37,9 +37,9 @@ def test_streaming_spectrum_is_the_whole_series_transform(sizes: list[int]) -> N
 
 def test_all_blocks_against_the_oracle() -> None:
     rng = np.random.default_rng()
-    policy = NammPolicy(MemoryConfig(("recency", "spectrum", "key-cosine", "norms", "surprisal")))
+    policy = NammPolicy(MemoryConfig(("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near", "surprisal")))
     valid = np.array([[True, True, False, True, True], [True, False, False, True, True]])
-    positions = np.sort(rng.integers(0, 3000, (2, 5)), axis=1)
+    positions = np.stack([np.sort(rng.choice(14, 5, replace=False)) for _ in range(2)])
     keys, values = rng.normal(size=(2, 2, 5, 4))
     average, surprisal = rng.random((2, 5, 17)), rng.random((2, 5))
     mean, variance = rng.random(17), rng.random(17)
@@ -50,20 +50,15 @@ def test_all_blocks_against_the_oracle() -> None:
     got = np.asarray(policy.features(statistics, PolicyState(slots, {}), cache))
     for head in range(2):
         held = valid[head]
-        unit = keys[head, held] / np.linalg.norm(keys[head, held], axis=1, keepdims=True)
-        cosine = unit @ (unit.mean(0) / np.linalg.norm(unit.mean(0)))
+        vectors = (keys[head, held], values[head, held])
+        content = [*map(oracle.mean_cosine, vectors), *(np.log(np.linalg.norm(x, axis=1)) for x in vectors)]
+        content = [oracle.standardised(x) for x in content]
         columns = [
             oracle.recency((positions[head, held].max() - positions[head, held]).astype(np.float64)),
             (average[head, held] - mean) / np.sqrt(variance),
-            *(
-                oracle.standardised(x)[:, None]
-                for x in (
-                    cosine,
-                    np.log(np.linalg.norm(keys[head, held], axis=1)),
-                    np.log(np.linalg.norm(values[head, held], axis=1)),
-                    surprisal[head, held],
-                )
-            ),
+            np.stack(content, axis=1),
+            oracle.near_mean(np.stack(content, axis=1), positions[head, held]),
+            oracle.standardised(surprisal[head, held])[:, None],
         ]
         np.testing.assert_allclose(got[head, held], np.concatenate(columns, axis=1), atol=2e-3)
     assert np.all(np.isfinite(got))

@@ -20,6 +20,16 @@ def recency(age: np.ndarray) -> np.ndarray:
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
 
 
+def mean_cosine(x: np.ndarray) -> np.ndarray:
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return unit @ (unit.mean(0) / np.linalg.norm(unit.mean(0)))
+
+
+def near_mean(x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Mean of rows over the tokens at most 4 positions away."""
+    return np.stack([x[np.abs(positions - p) <= 4].mean(0) for p in positions])
+
+
 def standardised(x: np.ndarray) -> np.ndarray:
     return (x - x.mean()) / np.sqrt(x.var() + 1e-6)
 
