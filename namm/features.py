@@ -138,7 +138,8 @@ def log_norm(x: Float[Array, "head slot dim"]) -> Float[Array, "head slot"]:
 
 def content(cache: SlotCache) -> Float[Array, "head slot 4"]:
     """Cosines of key and value to their head's mean, and their log norms; each relative to the head's other tokens."""
-    raw = [*(mean_cosine(x, cache.valid) for x in (cache.keys, cache.values)), *map(log_norm, (cache.keys, cache.values))]
+    pair = (cache.keys, cache.values)
+    raw = [*(mean_cosine(x, cache.valid) for x in pair), *map(log_norm, pair)]
     return jnp.stack([standardise(x, cache.valid) for x in raw], axis=-1)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from namm.cache import CacheShape, SlotCache
 from namm.contract import PolicyState
-from namm.features import key_cosine
+from namm.features import mean_cosine
 from namm.policies.base import BasePolicy, pack, sinks_first, unpack, vector_norm, wide
 
 
@@ -30,7 +30,7 @@ class KeyDiff(BasePolicy):
     name = "keydiff"
 
     def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
-        return -key_cosine(cache), state
+        return -mean_cosine(cache.keys, cache.valid), state
 
 
 @dataclass(frozen=True)

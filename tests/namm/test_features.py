@@ -37,7 +37,8 @@ def test_streaming_spectrum_is_the_whole_series_transform(sizes: list[int]) -> N
 
 def test_all_blocks_against_the_oracle() -> None:
     rng = np.random.default_rng()
-    policy = NammPolicy(MemoryConfig(("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near", "surprisal")))
+    names = ("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near", "surprisal")
+    policy = NammPolicy(MemoryConfig(names))
     valid = np.array([[True, True, False, True, True], [True, False, False, True, True]])
     positions = np.stack([np.sort(rng.choice(14, 5, replace=False)) for _ in range(2)])
     keys, values = rng.normal(size=(2, 2, 5, 4))

@@ -1,0 +1,153 @@
+"""Every recipe from start to table on a tiny stand-in; resume; no recompilation; bad input."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+import namm
+from evolve.curriculum import Stage
+from evolve.loop import Context
+from experiments.prompts import TaskMix, resolve_budget
+from experiments.recipes import RECIPES
+from experiments.run_config import PromptConfig, RunConfig, StageConfig
+from experiments.training import StageRunner, starting_memory, train
+from hosts.spec import RopeSpec
+from hosts.weights import load_host
+from tests.tiny import save_host, tiny_llama
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "longbench"
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    model = tiny_llama(max_position_embeddings=2048, num_hidden_layers=1)
+    return str(save_host(tmp_path_factory.mktemp("host"), model))
+
+
+def shrunk(config: RunConfig, host: str) -> RunConfig:
+    """The recipe at a size for a test: its own memory, search, scoring and stages."""
+    stages = tuple(replace(stage, length=1100, generations=1 + (i == 0)) for i, stage in enumerate(config.stages))
+    count = int(np.lcm.reduce([len(stage.tasks) for stage in stages]))
+    return replace(
+        config,
+        host=host,
+        stages=stages,
+        memory=replace(config.memory, interval=256),
+        use=replace(config.use, capacity=300, chunk=128),
+        search=replace(config.search, population=4),
+        prompts=PromptConfig(count, count, count, count, 2, min(config.prompts.streaming, 1), 1),
+        candidates=2 if config.candidates else 0,
+        policies=("keydiff", "streaming-llm", "keep-all"),
+        rope=config.rope and RopeSpec("ntk", 10000.0, factor=config.rope.factor, alpha=config.rope.alpha),
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAMM_DATA", str(GOLDEN))
+    memory = train(shrunk(RECIPES[name], tiny), tmp_path / "run", QUIET)
+    assert memory.provenance["generations"] == 1 + len(RECIPES[name].stages)
+    loaded = namm.load(tmp_path / "run" / "memory")
+    for a, b in zip(jax.tree.leaves(memory.params), jax.tree.leaves(loaded.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    table = json.loads((tmp_path / "run" / "table.json").read_text())
+    assert {"evolved", "start", "keydiff", "keep-all"} <= {row["memory"] for row in table}
+    assert all(np.isfinite(row["score"]) and row["prompts"] for row in table)
+    kept = {row["memory"]: row["kept"] for row in table}
+    assert kept["keep-all"] == 1.0 and kept["keydiff"] < 1.0
+    for file in ("curves.png", "table.csv", "verdicts.jsonl", "run.json"):
+        assert (tmp_path / "run" / file).stat().st_size > 100
+
+
+def small(tiny: str, **changes) -> RunConfig:
+    return replace(shrunk(RECIPES["smollm2"], tiny), **changes)
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny: str, tmp_path: Path) -> None:
+    config = small(tiny, policies=("keydiff",))
+    whole = train(config, tmp_path / "whole", QUIET)
+    train(replace(config, time_limit=0.001), tmp_path / "parts", QUIET)
+    assert namm.load(tmp_path / "parts" / "memory").provenance["generations"] == 1
+    parts = train(config, tmp_path / "parts", QUIET)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tiny: str, tmp_path: Path) -> None:
+    train(small(tiny), tmp_path / "run", QUIET)
+    with pytest.raises(ValueError, match="budget"):
+        train(small(tiny, use=replace(small(tiny).use, budget=0.5)), tmp_path / "run", QUIET)
+
+
+@pytest.mark.parametrize("mode", ["recorded", "streaming"])
+def test_nothing_recompiles_from_one_generation_to_the_next(mode: str, tiny: str, tmp_path: Path) -> None:
+    config = small(tiny)
+    config = replace(config, use=replace(config.use, mode=mode), prompts=replace(config.prompts, pool=4, fresh=2))
+    host = load_host(tiny)
+    runner = StageRunner(config, config.stages[0], host, starting_memory(config, host, tmp_path))
+    compiled: list[float] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compiled.append(duration) if event.endswith("backend_compile_duration") else None
+    )
+    for generation in range(4):
+        if generation == 1:
+            assert compiled
+            compiled.clear()
+        rng = np.random.default_rng(generation)
+        population = jax.tree.map(
+            lambda x: rng.normal(size=(4, *x.shape)).astype(np.float32),  # noqa: B023
+            runner.memory.params.evolved,
+        )
+        runner.evaluation(population, Context(generation, Stage("stage-1", 9), generation))
+    assert not compiled
+
+
+def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) -> None:
+    config = small(tiny)
+    host = load_host(tiny)
+    runner = StageRunner(config, config.stages[0], host, starting_memory(config, host, tmp_path))
+    rng = np.random.default_rng()
+    population = jax.tree.map(
+        lambda x: rng.normal(size=(4, *x.shape)).astype(np.float32), runner.memory.params.evolved
+    )
+    together, exact, grade = runner.score(population, "train", [0, 1])
+    assert np.ptp(together.grade[:, 0]) > 0 and exact.shape == grade.shape == (2,)
+    backwards, _, _ = runner.score(jax.tree.map(lambda x: x[::-1], population), "train", [1, 0])
+    np.testing.assert_allclose(together.grade, backwards.grade[::-1, ::-1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": ()}, "stages"),
+        ({"policies": ("keydif",)}, "keydif"),
+        ({"warm_start": {"norms": 1.0}}, "norms"),
+        ({"candidates": 3}, "candidates"),
+        ({"stages": (StageConfig(("passkey", "niah-single"), 300, 1),), "prompts": PromptConfig(3, 3, 3)}, "draw"),
+    ],
+)
+def test_bad_configuration_names_its_field(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPES["smollm2"], **change)
+
+
+def test_bad_lengths_and_budgets() -> None:
+    with pytest.raises(ValueError, match="length is 20"):
+        TaskMix(("passkey",), 20)
+    with pytest.raises(ValueError, match="protected"):
+        resolve_budget(3, np.array([100]), 50, 4)
+    with pytest.raises(ValueError, match=r"budget is 1\.5"):
+        resolve_budget(1.5, np.array([100]), 50, 1)
+    np.testing.assert_array_equal(resolve_budget(0.125, np.array([100, 33]), 50, 1), [13, 5])
+
+
+def test_a_prompt_longer_than_the_positions_is_refused(tiny: str, tmp_path: Path) -> None:
+    config = small(tiny, stages=(StageConfig(("niah-single", "niah-multikey"), 5000, 1),))
+    with pytest.raises(ValueError, match="2048 positions"):
+        train(config, tmp_path, QUIET)
