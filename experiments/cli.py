@@ -44,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def console() -> Console:
+    """The terminal, or a page wide enough for the tables where the output goes to a file."""
+    return Console() if sys.stdout.isatty() else Console(width=150)
+
+
 def _evolve(words: list[str]) -> None:
     from dataclasses import dataclass
     from typing import Annotated
@@ -70,33 +75,33 @@ def _evolve(words: list[str]) -> None:
     start_processes()
     from experiments.training import train
 
-    train(options.config, options.folder or Path("runs") / options.config.name, Console())
+    train(options.config, options.folder or Path("runs") / options.config.name, console())
 
 
 def _evaluate(words: list[str]) -> None:
     from experiments.comparison import EvaluateConfig, evaluate
 
-    evaluate(tyro.cli(EvaluateConfig, args=words, prog="namm evaluate"), Console())
+    evaluate(tyro.cli(EvaluateConfig, args=words, prog="namm evaluate"), console())
 
 
 def _policies(words: list[str]) -> None:
     from experiments.listing import print_policies
 
     _no_options(words, "policies")
-    print_policies(Console())
+    print_policies(console())
 
 
 def _hosts(words: list[str]) -> None:
     from experiments.listing import print_hosts
 
     _no_options(words, "hosts")
-    print_hosts(Console())
+    print_hosts(console())
 
 
 def _bench(words: list[str]) -> None:
     from experiments.bench import BenchConfig, bench
 
-    bench(tyro.cli(BenchConfig, args=words, prog="namm bench"), Console())
+    bench(tyro.cli(BenchConfig, args=words, prog="namm bench"), console())
 
 
 def _no_options(words: list[str], command: str) -> None:

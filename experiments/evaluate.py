@@ -128,7 +128,7 @@ class Evaluator:
             part = list(indices[begin : begin + self.batch])
             filled = part + part[-1:] * (self.batch - len(part))  # one batch shape, one compilation
             for memory, tokens, kept in answers(self.source.batch(split, filled)):
-                rows = zip(part, np.asarray(tokens), np.asarray(kept), strict=False)
+                rows = zip(part, np.asarray(tokens), np.asarray(kept).tolist(), strict=False)
                 verdicts += [self._verdict(memory, split, index, ids, share) for index, ids, share in rows]
             if progress:
                 progress(len(part))

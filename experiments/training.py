@@ -61,16 +61,14 @@ class StageRunner:
         self.engine = engine_for(self.memory, self.source)
         counts = self.config.prompts
         kept_records = counts.pool + counts.validation + counts.batch
-        self.pool = RecordPool(
-            self.engine, self.host.params, self.source, self.config.use.chunk, kept_records, counts.batch
-        )
+        at_once = min(counts.fresh, counts.batch)  # what a generation adds is read without filler
+        self.pool = RecordPool(self.engine, self.host.params, self.source, self.config.use.chunk, kept_records, at_once)
         self.mesh = make_mesh(self.config.model_devices)
         check_population(self.config.search.population, self.mesh)
         self.kept = self.config.use.kept(self.source.widths.context)
-        width = self.source.widths.context
+        # a budget that cannot work is an error before any work
         budgets(self.config.use, self.source.batch("train", [0]), self.kept, self.memory.selection)
         self.schedule = Schedule(self.memory.interval, min(self.config.use.chunk, self.memory.interval), self.kept)
-        self.width = width
         self.params = place(self.host.params, self.mesh)
         score = self._recorded if self.config.use.mode == "recorded" else self._streaming
         self.sharded = shard_population(score, self.mesh)
