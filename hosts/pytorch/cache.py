@@ -1,0 +1,191 @@
+"""A `transformers` cache whose layers and heads hold different tokens and really shrink.
+
+Logical and physical length differ: `get_seq_length` counts every column ever read, padding included, as generation
+expects; a layer's tensors hold the tokens that stayed, padded to the fullest head of the batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from hosts.pytorch.memory.selection import update
+from hosts.pytorch.memory.state import CacheShape, PolicyState, SlotCache, TorchPolicy
+from namm.selection import SelectionConfig
+
+Rotate = Callable[[Tensor, Tensor], Tensor]  # vectors [..., dim] on by so many positions [...]
+
+
+class NammLayer(CacheLayerMixin):
+    """Keys and values [batch, head, slot, dim] with position and occupancy of every slot, and the policy's state."""
+
+    is_sliding = False
+
+    def __init__(self, index: int, policy: TorchPolicy, group: int):
+        super().__init__()
+        self.index, self.policy, self.group = index, policy, group
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to a layer that never saw a token."""
+        self.is_initialized = False
+        self.keys = self.values = None
+        self.state = PolicyState({}, {})
+        self.dense = True  # every slot is occupied
+        self.coming: tuple[Tensor, Tensor, bool] | None = None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        batch, heads, _, dim = key_states.shape
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        self.positions = torch.zeros(batch, heads, 0, dtype=torch.int32, device=self.device)
+        self.valid = self.positions.bool()
+        self.state = self.policy.init(CacheShape(batch, heads, self.group, dim), self.device, self.index)
+        self.is_initialized = True
+
+    @property
+    def slots(self) -> SlotCache:
+        assert self.keys is not None and self.values is not None
+        return SlotCache(self.keys, self.values, self.positions, self.valid)
+
+    @slots.setter
+    def slots(self, cache: SlotCache) -> None:
+        self.keys, self.values, self.positions, self.valid = cache
+
+    def expect(self, positions: Int[Tensor, "batch query"], real: Bool[Tensor, "batch query"], all_real: bool) -> None:
+        """Announce the chunk whose keys and values come next."""
+        self.coming = positions, real, all_real
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append a chunk and return all slots. Columns that hold no token become empty slots, zeroed."""
+        if self.coming is None:
+            raise ValueError("this cache serves a model with a memory attached; call that model")
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        (positions, real, all_real), self.coming = self.coming, None
+        if not all_real:
+            key_states, value_states = (x.masked_fill(~real[:, None, :, None], 0) for x in (key_states, value_states))
+        heads, length = key_states.shape[1:3]
+        rows = (x.to(self.device)[:, None].expand(-1, heads, -1) for x in (positions.int(), real))
+        new = (key_states, value_states, *rows)
+        self.slots = SlotCache(*(torch.cat(pair, dim=2) for pair in zip(self.slots, new, strict=True)))
+        grown = {k: torch.cat([v, _zeros_like(v, length)], dim=2) for k, v in self.state.slots.items()}
+        self.state = self.state._replace(slots=grown)
+        self.dense = self.dense and all_real
+        return self.slots.keys, self.slots.values
+
+    def evict(
+        self,
+        due: Bool[Tensor, " batch"],
+        budget: Int[Tensor, " batch"],
+        selection: SelectionConfig,
+        turn: Rotate | None,
+    ) -> None:
+        """One memory update of the rows that are due. `turn` (slot positions) rotates the survivors' keys on."""
+        due = due.to(self.device)
+        self.state, cache = update(self.policy, self.state, self.slots, selection, budget.to(self.device), due)
+        self.dense = bool(cache.valid.all())
+        if turn is not None:
+            ranks = torch.where(cache.valid, cache.valid.cumsum(-1) - 1, 0).int()
+            ranks = torch.where(due[:, None, None], ranks, cache.positions)
+            cache = cache._replace(keys=turn(cache.keys, ranks - cache.positions), positions=ranks)
+        self.slots = cache
+
+    def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Apply a change of the batch to everything the layer carries."""
+        if self.is_initialized:
+            self.slots = SlotCache(*map(change, self.slots))
+            self.state = PolicyState(*({k: change(v) for k, v in part.items()} for part in self.state))
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.map_rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.map_rows(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.map_rows(lambda x: x[indices.to(x.device)])
+
+    def get_seq_length(self) -> int:
+        """Physical slots; the logical length is the cache's."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise ValueError(
+            "a cache with a memory cannot be rolled back: dropped tokens are gone. "
+            "Decode without assisted, prompt-lookup or speculative options"
+        )
+
+
+class NammCache(Cache):
+    """One layer per decoder layer and the counters of every row.
+
+    seen: tokens read. position: of the next token (below `seen` after slot-rule updates). window: tokens since the last
+    update. columns: logical length with padding. peak_bytes: the most that keys and values ever took.
+    """
+
+    def __init__(self, policies: list[TorchPolicy], group: int):
+        super().__init__(layers=[NammLayer(i, policy, group) for i, policy in enumerate(policies)])
+        self.reset()
+
+    def reset(self) -> None:
+        for layer in self.memory_layers:
+            layer.reset()
+        self.columns = self.peak_bytes = 0
+        self.seen: list[int] = []
+        self.position: list[int] = []
+        self.window: list[int] = []
+        self.last: tuple[Tensor, Tensor] | None = None  # hidden state and id of each row's newest token
+
+    @property
+    def memory_layers(self) -> list[NammLayer]:
+        return self.layers  # pyright: ignore[reportReturnType] (declared for any layer class)
+
+    def start_rows(self, batch: int) -> None:
+        """Counters for a batch, at the first chunk; ValueError if the cache holds another batch."""
+        if not self.seen:
+            self.seen, self.position, self.window = [0] * batch, [0] * batch, [0] * batch
+        if len(self.seen) != batch:
+            raise ValueError(f"the inputs have {batch} rows, the cache holds {len(self.seen)}; use a cache per batch")
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.columns
+
+    def bytes(self) -> int:
+        """What keys and values take now."""
+        tensors = [x for layer in self.memory_layers if layer.is_initialized for x in layer.slots[:2]]
+        return sum(x.numel() * x.element_size() for x in tensors)
+
+    def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        for layer in self.memory_layers:
+            layer.map_rows(change)
+        rows = change(torch.arange(len(self.seen))).tolist()
+        self.seen, self.position, self.window = ([x[i] for i in rows] for x in (self.seen, self.position, self.window))
+        if self.last is not None:
+            self.last = change(self.last[0]), change(self.last[1])
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.map_rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.map_rows(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.map_rows(lambda x: x[indices.to(x.device)])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.memory_layers[0].crop(tokens_to_remove)
+
+
+def _zeros_like(leaf: Float[Tensor, "batch head slot *rest"], slots: int) -> Tensor:
+    return leaf.new_zeros(*leaf.shape[:2], slots, *leaf.shape[3:])
+

@@ -1,0 +1,51 @@
+"""The update of `namm` in torch: features, scorers, selection and every policy, batch leading.
+
+It stands with the torch hosts because `namm` imports no torch, not even in a submodule.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from hosts.pytorch.memory import attention, content, position
+from hosts.pytorch.memory.model import TorchNamm
+from hosts.pytorch.memory.state import TorchPolicy
+from namm import policies
+from namm.contract import Parameters, Policy
+from namm.model import NammPolicy
+
+_PORTS: dict[type, type[position.BasePort]] = {
+    policies.KeepAll: position.KeepAll,
+    policies.SlidingWindow: position.SlidingWindow,
+    policies.StreamingLLM: position.StreamingLLM,
+    policies.Random: position.Random,
+    policies.LogSparse: position.LogSparse,
+    policies.SparseStrided: position.SparseStrided,
+    policies.SparseFixed: position.SparseFixed,
+    policies.HeavyHitters: attention.HeavyHitters,
+    policies.LastQuery: attention.LastQuery,
+    policies.WindowVote: attention.WindowVote,
+    policies.ExpectedAttention: attention.ExpectedAttention,
+    policies.KeyNorm: content.KeyNorm,
+    policies.KeyDiff: content.KeyDiff,
+    policies.LagKV: content.LagKV,
+    policies.SirLLM: content.SirLLM,
+    policies.ReleasedSirLLM: content.SirLLM,
+}
+
+
+def port(policy: Policy, params: Parameters) -> TorchPolicy:
+    """The torch port of a policy of `namm` with its parameters (no pop axis). ValueError if there is none."""
+    if isinstance(policy, NammPolicy):
+        evolved, frozen = jax.tree.map(_tensor, tuple(params))
+        return TorchNamm(policy, evolved, frozen)
+    if type(policy) not in _PORTS:
+        names = ", ".join(sorted(policies.POLICIES))
+        raise ValueError(f"policy {policy.name!r} has no torch port; expected a memory model or one of {names}")
+    return _PORTS[type(policy)](policy)
+
+
+def _tensor(leaf: Any) -> torch.Tensor:
+    return torch.tensor(np.asarray(leaf, np.float32))

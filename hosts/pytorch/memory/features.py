@@ -1,0 +1,112 @@
+"""The feature blocks of `namm.features` in torch, float32 whatever the model's dtype."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hosts.pytorch.memory.state import Observation, SlotCache, newest, slide
+from namm.features import NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
+
+
+def frame_magnitudes(
+    config: SpectrumConfig, series: Float[Tensor, "batch head slot time"]
+) -> Float[Tensor, "batch head slot frame freq"]:
+    """Magnitudes of the frames that start every `hop` samples; time = hop * (frame + 1)."""
+    basis = fourier_basis(config).astype(np.float32)
+    halves = np.concatenate([basis[: config.hop], basis[config.hop :]], axis=1)  # one product serves both overlaps
+    blocks = series.unflatten(-1, (-1, config.hop)) @ torch.from_numpy(halves).to(series.device)
+    old, new = blocks.chunk(2, dim=-1)
+    real, imaginary = (old[..., :-1, :] + new[..., 1:, :]).chunk(2, dim=-1)
+    return torch.sqrt(real * real + imaginary * imaginary)
+
+
+def observe_spectrum(
+    config: SpectrumConfig, slots: dict[str, Tensor], observation: Observation
+) -> dict[str, Tensor]:
+    """Every frame that completes enters the average, the last `window` samples of each row are kept."""
+    rows = observation.attention.float().transpose(2, 3)
+    samples = torch.cat([slots["recent"], rows], dim=-1)
+    pending = [seen % config.hop for seen in observation.seen]
+    complete = [(wait + count) // config.hop for wait, count in zip(pending, observation.counts, strict=True)]
+    average, most = slots["average"], max(complete)
+    if most:
+        starts = tuple(config.window - config.hop - wait for wait in pending)
+        magnitudes = frame_magnitudes(config, slide(samples, starts, config.hop * (most + 1)))
+        age = torch.tensor(complete, device=rows.device)[:, None] - 1 - torch.arange(most, device=rows.device)
+        decay = config.decay**config.hop
+        weights = torch.where(age >= 0, (1.0 - decay) * decay ** age.clamp(min=0).float(), 0.0)
+        faded = decay ** torch.tensor(complete, device=rows.device).float()
+        magnitudes = torch.where((age >= 0)[:, None, None, :, None], magnitudes, 0.0)
+        average = faded[:, None, None, None] * average + torch.einsum("bhsfk,bf->bhsk", magnitudes, weights)
+    return {"average": average, "recent": slide(samples, observation.counts, config.window)}
+
+
+def recency(cache: SlotCache) -> Float[Tensor, "batch head slot 8"]:
+    """Sines and cosines of a token's age behind the newest token of its head."""
+    age = (newest(cache) - cache.positions).float()
+    rates = RECENCY_BASE ** (-np.arange(RECENCY_WIDTH // 2, dtype=np.float32) / (RECENCY_WIDTH // 2))
+    angle = age[..., None] * torch.from_numpy(rates.astype(np.float32)).to(age.device)
+    return torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1)
+
+
+def standardise(
+    x: Float[Tensor, "batch head slot"], valid: Bool[Tensor, "batch head slot"]
+) -> Float[Tensor, "batch head slot"]:
+    """Zero mean and unit variance over the occupied slots of a head."""
+    total = valid.sum(-1, keepdim=True).clamp(min=1)
+    x = torch.where(valid, x, 0.0)
+    centred = torch.where(valid, x - x.sum(-1, keepdim=True) / total, 0.0)
+    variance = (centred * centred).sum(-1, keepdim=True) / total
+    return centred * torch.rsqrt(variance + 1e-6)
+
+
+def mean_cosine(
+    x: Float[Tensor, "batch head slot dim"], valid: Bool[Tensor, "batch head slot"]
+) -> Float[Tensor, "batch head slot"]:
+    """Cosine of each vector to the mean direction of its head's (of keys: arXiv 2504.15364)."""
+    x = x.float()
+    unit = x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-12)
+    mean = torch.where(valid[..., None], unit, 0.0).sum(2)
+    mean = mean * torch.rsqrt((mean * mean).sum(-1, keepdim=True) + 1e-12)
+    return torch.einsum("bhsd,bhd->bhs", unit, mean)
+
+
+def log_norm(x: Float[Tensor, "batch head slot dim"]) -> Float[Tensor, "batch head slot"]:
+    x = x.float()
+    return 0.5 * torch.log((x * x).sum(-1) + 1e-12)
+
+
+def content(cache: SlotCache) -> Float[Tensor, "batch head slot 4"]:
+    """Cosines of key and value to their head's mean, and their log norms, relative to the head's other tokens."""
+    pair = (cache.keys, cache.values)
+    raw = [*(mean_cosine(x, cache.valid) for x in pair), *map(log_norm, pair)]
+    return torch.stack([standardise(x, cache.valid) for x in raw], dim=-1)
+
+
+def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Float[Tensor, "batch head slot width"]:
+    """Mean over the held tokens at most NEAR positions away, itself included."""
+    positions: Int[Tensor, "batch head slot"] = torch.where(cache.valid, cache.positions, -1).cummax(-1).values
+    counted = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1) * cache.valid[..., None]
+    sums = torch.nn.functional.pad(counted.cumsum(2), (0, 0, 1, 0))
+    first = torch.searchsorted(positions, (positions - NEAR).contiguous(), side="left")
+    last = torch.searchsorted(positions, (positions + NEAR).contiguous(), side="right")
+
+    def at(index: Tensor) -> Tensor:
+        return sums.gather(2, index[..., None].expand(*index.shape, sums.shape[-1]))
+
+    total = at(last) - at(first)
+    return total[..., :-1] / total[..., -1:].clamp(min=1.0)
+
+
+BLOCKS: dict[str, Callable[[dict[str, Tensor], SlotCache], Tensor]] = {
+    "recency": lambda slots, cache: recency(cache),
+    "spectrum": lambda slots, cache: slots["average"],
+    "key-cosine": lambda slots, cache: content(cache)[..., :1],
+    "value-cosine": lambda slots, cache: content(cache)[..., 1:2],
+    "norms": lambda slots, cache: content(cache)[..., 2:],
+    "near": lambda slots, cache: near_mean(content(cache), cache),
+    "surprisal": lambda slots, cache: standardise(slots["surprisal"], cache.valid)[..., None],
+}

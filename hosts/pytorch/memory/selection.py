@@ -1,0 +1,72 @@
+"""Scores to kept slots, and the gather that frees the others (`namm.selection`, `namm.memory`) in torch."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hosts.pytorch.memory.state import PolicyState, SlotCache, TorchPolicy
+from namm.selection import SelectionConfig
+
+
+def select(
+    scores: Float[Tensor, "batch head slot"],
+    positions: Int[Tensor, "batch head slot"],
+    valid: Bool[Tensor, "batch head slot"],
+    config: SelectionConfig,
+    budget: Int[Tensor, " batch"],
+) -> Bool[Tensor, "batch head slot"]:
+    """The slots that stay, at most `budget` per head; rules and ties as in `namm.selection.select`."""
+    limits = torch.finfo(torch.float32)
+    finite = torch.nan_to_num(scores.float(), nan=limits.min).clamp(limits.min, limits.max)
+    newer = valid.flip(-1).cumsum(-1).flip(-1)  # valid slots from here to the newest, inclusive
+    always = (newer <= config.recent) | (positions < config.sinks)
+    ranked = torch.where(valid, torch.where(always, torch.inf, finite), -torch.inf)
+    threshold = -torch.inf if config.threshold is None else config.threshold
+    held = valid.sum(-1)
+    wanted = (valid & (ranked >= threshold)).sum(-1)
+    if config.mode == "faithful":
+        wanted = torch.minimum(wanted.amax(-1, keepdim=True), held)
+    count = torch.minimum(wanted, budget[:, None])
+    order = torch.sort(ranked, dim=-1, descending=True, stable=True).indices
+    chosen = torch.arange(ranked.shape[-1], device=ranked.device) < count[..., None]
+    return torch.zeros_like(valid).scatter(-1, order, chosen)
+
+
+def update(
+    policy: TorchPolicy,
+    state: PolicyState,
+    cache: SlotCache,
+    selection: SelectionConfig,
+    budget: Int[Tensor, " batch"],
+    due: Bool[Tensor, " batch"],
+) -> tuple[PolicyState, SlotCache]:
+    """Score, select and free, in the rows that are `due`; the others keep what they hold."""
+    scores, new = policy.score(state, cache)
+    keep = select(scores, cache.positions, cache.valid, selection, budget)
+    keep = torch.where(due[:, None, None], keep, cache.valid)
+    return compact(PolicyState(*(_choose(due, *pair) for pair in zip(new, state, strict=True))), cache, keep)
+
+
+def _choose(due: Bool[Tensor, " batch"], new: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: torch.where(due.reshape(-1, *(1,) * (x.ndim - 1)), x, old[k]) for k, x in new.items()}
+
+
+def compact(
+    state: PolicyState, cache: SlotCache, keep: Bool[Tensor, "batch head slot"]
+) -> tuple[PolicyState, SlotCache]:
+    """Gather the kept slots to the front; as many slots remain as the fullest head keeps, zeros where a head has fewer.
+
+    The result owns its memory: dropped slots are freed.
+    """
+    counts = keep.sum(-1)
+    size = int(counts.max())
+    order = torch.argsort((~keep).to(torch.int8), dim=-1, stable=True)[..., :size]
+    filled = torch.arange(size, device=keep.device) < counts[..., None]
+
+    def gather(leaf: Tensor) -> Tensor:
+        expand = (...,) + (None,) * (leaf.ndim - 3)
+        taken = leaf.gather(2, order[expand].expand(*order.shape, *leaf.shape[3:]))
+        return taken.masked_fill_(~filled[expand], 0)
+
+    slots = {name: gather(leaf) for name, leaf in state.slots.items()}
+    return state._replace(slots=slots), SlotCache(*map(gather, cache))

@@ -1,0 +1,50 @@
+"""What a memory holds and saves."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hosts.pytorch.cache import NammCache
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one cache, keys and values only.
+
+    kept: tokens per layer, each [batch, head]. seen: tokens read per row. bytes: now; peak_bytes: the most at any time;
+    full_bytes: of a stock cache after the same call.
+    """
+
+    kept: list[Int[Tensor, "batch head"]]
+    seen: list[int]
+    bytes: int
+    peak_bytes: int
+    full_bytes: int
+
+    @property
+    def saved_bytes(self) -> int:
+        return self.full_bytes - self.bytes
+
+    def __str__(self) -> str:
+        lines = [f"layer {i:3d}: {_span(kept)} tokens per head" for i, kept in enumerate(self.kept)]
+        share = self.bytes / self.full_bytes if self.full_bytes else 1.0
+        total = f"{self.bytes:,} bytes, {share:.1%} of the full cache; at most {self.peak_bytes:,} at any time"
+        return "\n".join([*lines, total])
+
+
+def _span(kept: Tensor) -> str:
+    low, high = int(kept.min()), int(kept.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def report(cache: NammCache) -> Report:
+    """Count what a cache holds."""
+    layers = [layer for layer in cache.memory_layers if layer.is_initialized]
+    kept = [layer.valid.sum(-1).cpu() for layer in layers]
+    full = 0
+    for layer in layers:
+        batch, heads, _, dim = layer.slots.keys.shape
+        full += 2 * batch * heads * dim * cache.columns * torch.finfo(layer.dtype).bits // 8
+    return Report(kept, list(cache.seen), cache.bytes(), cache.peak_bytes, full)

@@ -1,0 +1,191 @@
+"""What stands between a model and its decoder while a memory is attached: chunks, signals, updates."""
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hosts.pytorch.attention import Chunk, rotate
+from hosts.pytorch.cache import NammCache
+from hosts.pytorch.memory import port
+from namm.artefact import Memory
+from namm.contract import SIGNALS
+from namm.selection import SelectionConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When updates happen and how much stays.
+
+    budget: tokens per head (int), a share of the tokens read (float), or None for the memory's own threshold.
+    interval: tokens of a row between updates. chunk: tokens of a forward at most.
+    """
+
+    budget: int | float | None
+    interval: int
+    chunk: int
+
+    def tokens(self, seen: list[int], selection: SelectionConfig) -> Int[Tensor, " batch"]:
+        """Budget of every row."""
+        if self.budget is None:
+            return torch.tensor(seen)
+        if isinstance(self.budget, int):
+            return torch.tensor([self.budget] * len(seen))
+        return torch.tensor([max(ceil(self.budget * n), selection.protected) for n in seen])
+
+
+class Session:
+    """A memory at work on one decoder. Caches hold all state; a session can serve any number of them."""
+
+    def __init__(self, model: nn.Module, decoder: nn.Module, memory: Memory, schedule: Schedule):
+        self.decoder, self.memory, self.schedule = decoder, memory, schedule
+        self.head = cast(Any, model).get_output_embeddings()
+        policy, config = memory.policy, cast(Any, decoder).config
+        rotary: Any = decoder.rotary_emb
+        if "rope" in policy.needs:
+            rates = tuple(rotary.inv_freq.tolist())
+            policy = replace(cast(Any, policy), frequencies=rates, scale=float(rotary.attention_scaling))
+        self.slot_rule = policy.position_rule == "slot"
+        self.policies = [port(policy, memory.params) for _ in range(config.num_hidden_layers)]
+        self.group = config.num_attention_heads // config.num_key_value_heads
+        self.signals = policy.needs & SIGNALS
+
+    def new_cache(self) -> NammCache:
+        return NammCache(self.policies, self.group)
+
+    def turn(self, keys: Tensor, steps: Tensor) -> Tensor:
+        """Rotate cached keys on, for slot positions."""
+        rates: Tensor = cast(Any, self.decoder.rotary_emb).inv_freq
+        return rotate(keys, steps, rates.to(keys.device))
+
+    def read(self, forward: Any, cache: NammCache, inputs: "Inputs", **options: Any) -> Any:
+        """Run the decoder over the inputs, row by row in step with each row's own updates.
+
+        Every forward takes at most `chunk` tokens of a row and ends where the row's interval ends, so that a row fares
+        the same in any batch, under any padding and however its tokens are spread over calls.
+        """
+        cache.start_rows(inputs.real.shape[0])
+        if inputs.real.shape[1] == 0:
+            raise ValueError("the inputs have no token; give the model at least one")
+        left = inputs.real.sum(1).tolist()
+        order = torch.argsort((~inputs.real).to(torch.int8), dim=1, stable=True)  # a row's tokens first
+        done, out, hidden = [0] * len(left), None, None
+        while any(left) or out is None:
+            room = [self.schedule.interval - window for window in cache.window]
+            counts = [min(self.schedule.chunk, *pair) for pair in zip(left, room, strict=True)]
+            at = torch.tensor(done)[:, None] + torch.arange(max(1, *counts))
+            at = order.gather(1, at.clamp(max=order.shape[1] - 1).to(order.device))
+            out = self._chunk(forward, cache, inputs, at, counts, options)
+            states = out.last_hidden_state
+            if counts == [inputs.real.shape[1]] * len(counts):
+                hidden = states
+                break
+            if hidden is None:
+                hidden = states.new_zeros(*inputs.real.shape, states.shape[-1])
+            for row, count in enumerate(counts):
+                hidden[row, at[row, :count].to(hidden.device)] = states[row, :count]
+            left = [n - count for n, count in zip(left, counts, strict=True)]
+            done = [n + count for n, count in zip(done, counts, strict=True)]
+        cache.columns += inputs.real.shape[1]
+        out.last_hidden_state, out.past_key_values = hidden, cache
+        return out
+
+    def _chunk(
+        self, forward: Any, cache: NammCache, inputs: "Inputs", at: Tensor, counts: list[int], options: dict[str, Any]
+    ) -> Any:
+        """One forward of the decoder, the signals it gives and the updates that fall due at its end."""
+        length = at.shape[1]
+        real = torch.arange(length) < torch.tensor(counts)[:, None]
+        positions = torch.tensor(cache.position)[:, None] + torch.arange(length)
+        positions = positions.to(at.device)
+        if inputs.positions is not None and not self.slot_rule:
+            positions = torch.where(real.to(at.device), inputs.positions.gather(1, at), positions)
+        for layer in cache.memory_layers:
+            layer.expect(positions, real, all(count == length for count in counts))
+        chunk = Chunk(cache.memory_layers, positions, counts, list(cache.seen))
+        tokens = inputs.take(at)
+        out = forward(
+            **tokens, attention_mask=None, position_ids=positions, past_key_values=cache, use_cache=True,
+            namm_chunk=chunk, **options,
+        )
+        cache.peak_bytes = max(cache.peak_bytes, cache.bytes())
+        with torch.no_grad():
+            if self.signals:
+                self._annotate(cache, tokens, out.last_hidden_state, real, counts)
+            self._advance(cache, counts)
+        return out
+
+    def _advance(self, cache: NammCache, counts: list[int]) -> None:
+        for name in ("seen", "position", "window"):
+            setattr(cache, name, [n + count for n, count in zip(getattr(cache, name), counts, strict=True)])
+        due = [window >= self.schedule.interval for window in cache.window]
+        if not any(due):
+            return
+        budget = self.schedule.tokens(cache.seen, self.memory.selection)
+        for layer in cache.memory_layers:
+            layer.evict(torch.tensor(due), budget, self.memory.selection, self.turn if self.slot_rule else None)
+        cache.window = [0 if d else n for d, n in zip(due, cache.window, strict=True)]
+        if self.slot_rule:
+            filled = cache.memory_layers[0].valid[:, 0].sum(-1).tolist()
+            cache.position = [int(f) if d else n for f, d, n in zip(filled, due, cache.position, strict=True)]
+
+    def _annotate(
+        self,
+        cache: NammCache,
+        tokens: dict[str, Tensor],
+        hidden: Tensor,
+        real: Bool[Tensor, "batch query"],
+        counts: list[int],
+    ) -> None:
+        """Write the chunk's per-token signals (see `namm.contract.annotate`) into the slots that were just appended."""
+        ids = tokens.get("input_ids")
+        if ids is None:
+            raise ValueError(f"{self.memory.name} needs token ids for its surprisal; pass input_ids, not inputs_embeds")
+        last, first = cache.last, torch.tensor(cache.seen) == 0
+        if last is None:
+            last = torch.zeros_like(hidden[:, 0]), ids[:, 0]
+        before = torch.cat([last[0][:, None], hidden[:, :-1]], dim=1)
+        named = {"surprisal": ids, "repeat-surprisal": torch.cat([last[1][:, None], ids[:, :-1]], dim=1)}
+        chosen = {name: named[name] for name in self.signals}
+        signals = self._surprisal(before, chosen)
+        for layer in cache.memory_layers:
+            for name, values in signals.items():
+                values = values.masked_fill((~real).to(values.device), 0.0)
+                values[:, 0].masked_fill_(first.to(values.device), 0.0)
+                slots = layer.state.slots[name]
+                slots[:, :, -real.shape[1] :] = values[:, None].to(slots.device)
+        end = (torch.tensor(counts, device=hidden.device) - 1).clamp(min=0)
+        rows, moved = torch.arange(len(counts), device=hidden.device), torch.tensor(counts, device=hidden.device) > 0
+        cache.last = (
+            torch.where(moved[:, None], hidden[rows, end], last[0]),
+            torch.where(moved.to(ids.device), ids[rows.to(ids.device), end.to(ids.device)], last[1]),
+        )
+
+    def _surprisal(self, before: Float[Tensor, "batch query hidden"], chosen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """-log p of tokens, row by row: a chunk's logits over the vocabulary are large."""
+        out: dict[str, list[Tensor]] = {name: [] for name in chosen}
+        for row in range(before.shape[0]):
+            log = self.head(before[row]).float().log_softmax(-1)
+            for name, ids in chosen.items():
+                out[name].append(-log.gather(1, ids[row].to(log.device)[:, None])[:, 0])
+        return {name: torch.stack(rows) for name, rows in out.items()}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a call gives the decoder: ids or embeddings, which columns hold tokens, and positions if it says so."""
+
+    ids: Int[Tensor, "batch query"] | None
+    embeddings: Float[Tensor, "batch query hidden"] | None
+    real: Bool[Tensor, "batch query"]
+    positions: Int[Tensor, "batch query"] | None
+
+    def take(self, at: Int[Tensor, "batch chunk"]) -> dict[str, Tensor]:
+        """The columns `at` of every row, under the decoder's argument names."""
+        if self.ids is not None:
+            return {"input_ids": self.ids.gather(1, at)}
+        assert self.embeddings is not None
+        return {"inputs_embeds": self.embeddings.gather(1, at[..., None].expand(-1, -1, self.embeddings.shape[-1]))}
