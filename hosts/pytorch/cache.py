@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from hosts.pytorch.memory.selection import update
+from hosts.pytorch.memory.selection import compact, update
 from hosts.pytorch.memory.state import CacheShape, PolicyState, SlotCache, TorchPolicy
 from namm.selection import SelectionConfig
 
@@ -93,6 +93,11 @@ class NammLayer(CacheLayerMixin):
             ranks = torch.where(due[:, None, None], ranks, cache.positions)
             cache = cache._replace(keys=turn(cache.keys, ranks - cache.positions), positions=ranks)
         self.slots = cache
+
+    def squeeze(self) -> None:
+        """Free the slots that rows of different lengths left empty in between."""
+        if not self.dense and self.is_initialized:
+            self.state, self.slots = compact(self.state, self.slots, self.valid)
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply a change of the batch to everything the layer carries."""

@@ -89,6 +89,9 @@ class Session:
                 hidden[row, at[row, :count].to(hidden.device)] = states[row, :count]
             left = [n - count for n, count in zip(left, counts, strict=True)]
             done = [n + count for n, count in zip(done, counts, strict=True)]
+        if not bool(inputs.real.all()):
+            for layer in cache.memory_layers:
+                layer.squeeze()
         cache.columns += inputs.real.shape[1]
         out.last_hidden_state, out.past_key_values = hidden, cache
         return out
