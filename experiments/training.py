@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from evolve.curriculum import Curriculum, Stage
 from evolve.loop import Context, Evaluation, LoopConfig, RunResult
 from evolve.loop import run as search
 from evolve.mesh import check_population, gather, make_mesh, place, shard_population
-from experiments.evaluate import FULL, Evaluator, Summary, Verdict
+from experiments.evaluate import FULL, Evaluator, Summary
 from experiments.objective import (
     Outcome,
     Record,
@@ -250,22 +251,35 @@ def rivals(config: RunConfig) -> list[Memory]:
     ]
 
 
+def counted(console: Console, total: int, mode: str) -> Callable[[int], None]:
+    """A line as prompts are done."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        console.print(f"{mode}: {done} of {total} held-out prompts")
+
+    return advance
+
+
 def compare(
     config: RunConfig, host: Host, start: Memory, memory: Memory, folder: Path, console: Console
 ) -> list[Summary]:
     """The final table: the run's own scoring mode on all rivals, then streaming for the best of them."""
     source = PromptSource(host, config.stages[-1].mix)
     evolved, begun = replace(memory, name="evolved"), replace(start, name="start")
-    main = Evaluator(source, [evolved, begun, *rivals(config)], config.use, config.prompts.batch)
-    verdicts = main.run("test", range(config.prompts.held_out))
+    counts = config.prompts
+    main = Evaluator(source, [evolved, begun, *rivals(config)], config.use, counts.batch)
+    verdicts = main.run("test", range(counts.held_out), counted(console, counts.held_out, config.use.mode))
     table = main.summary(verdicts, "evolved")
     summaries = write_tables(table, verdicts, folder, console)
-    if config.use.mode == "recorded" and config.prompts.streaming:
+    if config.use.mode == "recorded" and counts.streaming:
         best = sorted((s for s in table if s.memory not in ("evolved", "start", FULL)), key=lambda s: -s.score)[:3]
         chosen = {s.memory for s in best} | {FULL}
         use = replace(config.use, mode="streaming")
         few = [evolved, *(m for m in rivals(config) if m.name in chosen)]
-        live = Evaluator(source, few, use, config.prompts.batch)
-        more: list[Verdict] = live.run("test", range(config.prompts.streaming))
+        live = Evaluator(source, few, use, counts.batch)
+        more = live.run("test", range(counts.streaming), counted(console, counts.streaming, "streaming"))
         summaries = write_tables(table + live.summary(more, "evolved"), verdicts + more, folder, console)
     return summaries

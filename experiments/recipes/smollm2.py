@@ -10,7 +10,7 @@ from namm.selection import SelectionConfig
 CONFIG = RunConfig(
     name="smollm2",
     host="smollm2-135m",
-    stages=(StageConfig(("niah-single", "passkey"), 384, 16),),
+    stages=(StageConfig(("niah-single", "passkey"), 384, 12),),
     memory=MemoryConfig(
         features=("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near"),
         scorer=ScorerConfig(kind="linear"),
@@ -22,5 +22,5 @@ CONFIG = RunConfig(
     search=SearchConfig(algorithm="sep-cma-es", population=16, sigma=0.3),
     fitness=FitnessConfig(grade_weight=1.0),
     prompts=PromptConfig(draw=12, pool=48, fresh=4, validation=24, held_out=108, streaming=24, batch=12),
-    validate_every=4,
+    validate_every=3,
 )
