@@ -3,6 +3,7 @@
 import copy
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,13 +13,16 @@ from transformers import AttentionInterface
 
 from hosts.pytorch.attention import NAME, slot_attention
 from hosts.pytorch.cache import NammCache
+from hosts.pytorch.memory.custom import CustomPolicy, Score
 from hosts.pytorch.report import Report, report
 from hosts.pytorch.session import Inputs, Schedule, Session
 from namm.artefact import Memory, load
 from namm.config import check_interval
 from namm.model import NammPolicy
+from namm.selection import SelectionConfig
 
 _CHUNK = 512
+_INTERVAL = 512  # of a policy given as a function, as of the training-free ones
 _ATTACHED = "namm_attachment"
 _REFUSED = {
     "assistant_model": "assisted decoding rolls the cache back",
@@ -133,21 +137,21 @@ def _generate(model: Any, *args: Any, **kwargs: Any) -> Any:
 
 def attach(
     model: Any,
-    memory: Memory | str,
+    memory: Memory | str | Path | Score,
     budget: int | float | None = None,
     interval: int | None = None,
     chunk: int | None = None,
 ) -> Any:
     """Give a model a memory; returns the model, which is also a context manager that detaches at its end.
 
-    memory: a `namm.Memory`, or anything that `namm.load` takes. budget: tokens kept per head (int), share of the tokens
-    read (float below 1), or None for the memory's own threshold. interval: tokens between updates (default: the
-    memory's). chunk: tokens read at once; the cache never holds more than budget + interval.
+    memory: a `namm.Memory`, anything that `namm.load` takes, or a function (see `CustomPolicy`). budget: tokens kept
+    per head (int), share of the tokens read (float), or None for the memory's own threshold. interval: tokens between
+    updates (default: the memory's). chunk: tokens read at once. A row's cache holds at most budget + interval tokens.
     ValueError for a model, or settings, that cannot work.
     """
     if getattr(model, _ATTACHED, None) is not None:
         raise ValueError("the model has a memory already; detach(model) first")
-    memory = load(memory) if isinstance(memory, str) else memory
+    memory = _memory(memory)
     interval = memory.interval if interval is None else interval
     chunk = min(interval, _CHUNK) if chunk is None else chunk
     _check_schedule(memory, budget, interval, chunk)
@@ -176,6 +180,15 @@ def memory_report(model: Any) -> Report:
     if attachment.report is None:
         raise ValueError("nothing to report: call the model, or its generate, first")
     return attachment.report
+
+
+def _memory(given: Memory | str | Path | Score) -> Memory:
+    if isinstance(given, Memory):
+        return given
+    if isinstance(given, str | Path):
+        return load(given)
+    policy = CustomPolicy(function=given)
+    return Memory(policy.name, policy, SelectionConfig(threshold=None), _INTERVAL)
 
 
 def _check_schedule(memory: Memory, budget: int | float | None, interval: int, chunk: int) -> None:

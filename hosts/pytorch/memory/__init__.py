@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import torch
 
-from hosts.pytorch.memory import attention, content, position
+from hosts.pytorch.memory import attention, content, custom, position
 from hosts.pytorch.memory.model import TorchNamm
 from hosts.pytorch.memory.state import TorchPolicy
 from namm import policies
@@ -33,6 +33,7 @@ _PORTS: dict[type, type[position.BasePort]] = {
     policies.LagKV: content.LagKV,
     policies.SirLLM: content.SirLLM,
     policies.ReleasedSirLLM: content.SirLLM,
+    custom.CustomPolicy: custom.Custom,
 }
 
 
