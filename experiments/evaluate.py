@@ -17,7 +17,7 @@ from experiments.prompts import PromptSource
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch
 from hosts.llama import Params
-from hosts.rollout import Schedule, generate, prefill, record
+from hosts.rollout import Schedule, answer_layout, generate, prefill, record
 from hosts.stream import Engine, Stream, compress, make_engine
 from namm.artefact import Memory
 from namm.bundle import Bundle
@@ -165,9 +165,11 @@ class Evaluator:
             stream, share = _prefill(
                 engine, params, memory.population, prompt, budget, jax.random.key(0), schedule
             )
-            tokens = _answer(
-                engine, params, memory.population, stream, prompt, budget, schedule, self.source.steps
-            )
+            answering, parameters = engine, memory.population
+            _, updates = answer_layout(schedule, 0, prompt.question.shape[1], self.source.steps)
+            if not updates:  # nothing watches the answer: one program serves every memory
+                answering, parameters, stream = self.plain, NO_PARAMETERS, without_state(stream)
+            tokens = _answer(answering, params, parameters, stream, prompt, budget, schedule, self.source.steps)
             tokens = jax.block_until_ready(tokens)
             self.seconds[memory.name] += time.perf_counter() - begin
             yield memory, tokens, share
