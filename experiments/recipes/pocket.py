@@ -1,4 +1,9 @@
-"""The pocket host evicting while it reads: seconds a generation on two cores."""
+"""The pocket host evicting while it reads: seconds a generation on two cores.
+
+Claim: the evolved memory beats every hand-written policy at a quarter of the cache, streaming. Command:
+`namm evolve pocket`. Hardware: two CPU cores. Time: under 4 minutes. Seen on 2026-11-21 (seed 0, 128 held-out prompts):
+evolved 0.961, full cache 1.000, start 0.211, best hand-written policy (`expected-attention`) 0.781.
+"""
 
 from evolve.fitness import FitnessConfig
 from evolve.strategy import SearchConfig
