@@ -72,7 +72,12 @@ def _observe(layer: NammLayer, chunk: Chunk, query: Tensor, mask: Tensor | None,
     needs = layer.policy.policy.needs
     if not needs & {"attention", "queries"}:
         return
-    keys = layer.slots.keys
+    keys, positions, seen = layer.slots.keys, chunk.positions, chunk.seen
+    depth, length, counts = layer.policy.depth, query.shape[2], chunk.counts
+    if depth is not None and depth < length and set(counts) == {length}:  # no older query can matter
+        query, positions = query[:, :, -depth:], positions[:, -depth:]
+        mask = None if mask is None else mask[:, :, -depth:]
+        seen, counts = tuple(n + length - depth for n in seen), (depth,) * len(counts)
     if "attention" in needs:
         attention = slot_weights(query, keys, mask, scaling)
     else:
@@ -81,10 +86,9 @@ def _observe(layer: NammLayer, chunk: Chunk, query: Tensor, mask: Tensor | None,
     if "queries" in needs:
         rope = layer.policy.policy
         rates = torch.tensor(rope.frequencies, device=query.device)
-        positions = chunk.positions.to(query.device)[:, None]
-        queries = rotate(query, -positions.expand(query.shape[:3]), rates) / rope.scale
-    seen = Observation(attention, queries, chunk.counts, chunk.seen)
-    layer.state = layer.policy.observe(layer.state, seen)
+        steps = -positions.to(query.device)[:, None].expand(query.shape[:3])
+        queries = rotate(query, steps, rates) / rope.scale
+    layer.observe(Observation(attention, queries, counts, seen))
 
 
 def slot_weights(

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from hosts.pytorch.memory.selection import compact, update
-from hosts.pytorch.memory.state import CacheShape, PolicyState, SlotCache, TorchPolicy
+from hosts.pytorch.memory.state import CacheShape, Observation, PolicyState, SlotCache, TorchPolicy
 from namm.selection import SelectionConfig
 
+_ROOM = 32  # slots that decoding adds at a time
+_HELD = 16  # decoded tokens whose observations are taken in together
 Rotate = Callable[[Tensor, Tensor], Tensor]  # vectors [..., dim] on by so many positions [...]
 
 
@@ -36,13 +39,14 @@ class NammLayer(CacheLayerMixin):
         self.state = PolicyState({}, {})
         self.dense = True  # every slot is occupied
         self.coming: tuple[Tensor, Tensor, bool] | None = None
+        self.buffers: SlotCache | None = None  # the slots and room for more
+        self.pending: list[Observation] = []
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch, heads, _, dim = key_states.shape
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        self.positions = torch.zeros(batch, heads, 0, dtype=torch.int32, device=self.device)
-        self.valid = self.positions.bool()
+        positions = torch.zeros(batch, heads, 0, dtype=torch.int32, device=self.device)
+        self.slots = SlotCache(key_states[:, :, :0], value_states[:, :, :0], positions, positions.bool())
         self.state = self.policy.init(CacheShape(batch, heads, self.group, dim), self.device, self.index)
         self.is_initialized = True
 
@@ -53,7 +57,7 @@ class NammLayer(CacheLayerMixin):
 
     @slots.setter
     def slots(self, cache: SlotCache) -> None:
-        self.keys, self.values, self.positions, self.valid = cache
+        self.keys, self.values, self.positions, self.valid = self.buffers = cache
 
     def expect(self, positions: Int[Tensor, "batch query"], real: Bool[Tensor, "batch query"], all_real: bool) -> None:
         """Announce the chunk whose keys and values come next."""
@@ -70,12 +74,38 @@ class NammLayer(CacheLayerMixin):
             key_states, value_states = (x.masked_fill(~real[:, None, :, None], 0) for x in (key_states, value_states))
         heads, length = key_states.shape[1:3]
         rows = (x.to(self.device)[:, None].expand(-1, heads, -1) for x in (positions.int(), real))
-        new = (key_states, value_states, *rows)
-        self.slots = SlotCache(*(torch.cat(pair, dim=2) for pair in zip(self.slots, new, strict=True)))
-        grown = {k: torch.cat([v, _zeros_like(v, length)], dim=2) for k, v in self.state.slots.items()}
-        self.state = self.state._replace(slots=grown)
+        self._append(SlotCache(key_states, value_states, *rows), length)
         self.dense = self.dense and all_real
         return self.slots.keys, self.slots.values
+
+    def _append(self, new: SlotCache, length: int) -> None:
+        """Write behind the slots in use; a decoded token finds room for several, so that few steps copy the cache."""
+        used = self.positions.shape[2]
+        assert self.buffers is not None
+        if used + length > self.buffers.positions.shape[2]:
+            room = length if length > 1 else _ROOM
+            self.buffers = SlotCache(*(_grow(x, room) for x in self.slots))
+        for buffer, part in zip(self.buffers, new, strict=True):
+            buffer[:, :, used : used + length] = part
+        self.keys, self.values, self.positions, self.valid = (x[:, :, : used + length] for x in self.buffers)
+
+    def observe(self, seen: Observation) -> None:
+        """Take note of a chunk. Single tokens wait until some have come: no chunking changes what a policy sees."""
+        single = seen.attention.shape[2] == 1 and all(count == 1 for count in seen.counts)
+        if not single:
+            self.flush()
+        self.pending.append(seen)
+        if not single or len(self.pending) == _HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring the policy's state up to the slots and the observations so far."""
+        slots = self.positions.shape[2]
+        grown = {k: _grow(v, slots - v.shape[2]) for k, v in self.state.slots.items()}
+        self.state = self.state._replace(slots=grown)
+        if self.pending:
+            self.state = self.policy.observe(self.state, _merge(self.pending, slots))
+            self.pending = []
 
     def evict(
         self,
@@ -86,6 +116,7 @@ class NammLayer(CacheLayerMixin):
     ) -> None:
         """One memory update of the rows that are due. `turn` (slot positions) rotates the survivors' keys on."""
         due = due.to(self.device)
+        self.flush()
         self.state, cache = update(self.policy, self.state, self.slots, selection, budget.to(self.device), due)
         self.dense = bool(cache.valid.all())
         if turn is not None:
@@ -97,11 +128,13 @@ class NammLayer(CacheLayerMixin):
     def squeeze(self) -> None:
         """Free the slots that rows of different lengths left empty in between."""
         if not self.dense and self.is_initialized:
+            self.flush()
             self.state, self.slots = compact(self.state, self.slots, self.valid)
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply a change of the batch to everything the layer carries."""
         if self.is_initialized:
+            self.flush()
             self.slots = SlotCache(*map(change, self.slots))
             self.state = PolicyState(*({k: change(v) for k, v in part.items()} for part in self.state))
 
@@ -166,9 +199,9 @@ class NammCache(Cache):
         return self.columns
 
     def bytes(self) -> int:
-        """What keys and values take now."""
+        """What keys and values take now, room for the next tokens included."""
         tensors = [x for layer in self.memory_layers if layer.is_initialized for x in layer.slots[:2]]
-        return sum(x.numel() * x.element_size() for x in tensors)
+        return sum(x.untyped_storage().nbytes() for x in tensors)
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         for layer in self.memory_layers:
@@ -191,6 +224,17 @@ class NammCache(Cache):
         self.memory_layers[0].crop(tokens_to_remove)
 
 
-def _zeros_like(leaf: Float[Tensor, "batch head slot *rest"], slots: int) -> Tensor:
-    return leaf.new_zeros(*leaf.shape[:2], slots, *leaf.shape[3:])
+def _grow(leaf: Shaped[Tensor, "batch head slot *rest"], slots: int) -> Tensor:
+    """The array with so many slots of zeros behind it."""
+    return torch.cat([leaf, leaf.new_zeros(*leaf.shape[:2], slots, *leaf.shape[3:])], dim=2) if slots else leaf
+
+
+def _merge(parts: list[Observation], slots: int) -> Observation:
+    """One observation, or several of single tokens, as one of all slots; a token pays no attention to later ones."""
+    first = parts[0]
+    widest = slots if first.attention.shape[3] else 0
+    rows = [pad(part.attention, (0, widest - part.attention.shape[3])) for part in parts]
+    queries = torch.cat([part.queries for part in parts], dim=2)
+    counts = tuple(map(sum, zip(*(part.counts for part in parts), strict=True)))
+    return Observation(torch.cat(rows, dim=2), queries, counts, first.seen)
 

@@ -158,6 +158,7 @@ class Session:
             for name, values in signals.items():
                 values = values.masked_fill((~real).to(values.device), 0.0)
                 values[:, 0].masked_fill_(first.to(values.device), 0.0)
+                layer.flush()
                 slots = layer.state.slots[name]
                 slots[:, :, -real.shape[1] :] = values[:, None].to(slots.device)
         end = (torch.tensor(counts, device=hidden.device) - 1).clamp(min=0)

@@ -1,6 +1,7 @@
 """Policies that look at attention or at queries (`namm.policies.attention`, `namm.policies.expected`) in torch."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class HeavyHitters(BasePort):
 
 
 class LastQuery(BasePort):
+    depth = 1
+
     def init(self, shape: CacheShape, device: torch.device, seed: int = 0) -> PolicyState:
         return PolicyState({"last": no_slots(shape, device)}, {})
 
@@ -57,6 +60,10 @@ class LastQuery(BasePort):
 
 
 class WindowVote(BasePort):
+    def __init__(self, policy: Any):
+        super().__init__(policy)
+        self.depth = policy.window
+
     def init(self, shape: CacheShape, device: torch.device, seed: int = 0) -> PolicyState:
         voters = torch.zeros(shape.batch, dtype=torch.int64, device=device)
         return PolicyState({"votes": no_slots(shape, device, self.policy.window)}, {"voters": voters})

@@ -19,8 +19,8 @@ def frame_magnitudes(
     halves = np.concatenate([basis[: config.hop], basis[config.hop :]], axis=1)  # one product serves both overlaps
     blocks = series.unflatten(-1, (-1, config.hop)) @ torch.from_numpy(halves).to(series.device)
     old, new = blocks.chunk(2, dim=-1)
-    real, imaginary = (old[..., :-1, :] + new[..., 1:, :]).chunk(2, dim=-1)
-    return torch.sqrt(real * real + imaginary * imaginary)
+    real, imaginary = (old[..., :-1, :] + new[..., 1:, :]).square_().chunk(2, dim=-1)
+    return (real + imaginary).sqrt_()
 
 
 def observe_spectrum(
@@ -39,7 +39,8 @@ def observe_spectrum(
         decay = config.decay**config.hop
         weights = torch.where(age >= 0, (1.0 - decay) * decay ** age.clamp(min=0).float(), 0.0)
         faded = decay ** torch.tensor(complete, device=rows.device).float()
-        magnitudes = torch.where((age >= 0)[:, None, None, :, None], magnitudes, 0.0)
+        if min(complete) < most:
+            magnitudes = torch.where((age >= 0)[:, None, None, :, None], magnitudes, 0.0)
         average = faded[:, None, None, None] * average + torch.einsum("bhsfk,bf->bhsk", magnitudes, weights)
     return {"average": average, "recent": slide(samples, observation.counts, config.window)}
 

@@ -15,6 +15,8 @@ from namm.network import QUERY_BLOCK
 class TorchNamm:
     """`NammPolicy` with its parameters as float32 tensors."""
 
+    depth: int | None = None
+
     def __init__(self, policy: NammPolicy, evolved: dict[str, Any], frozen: dict[str, Tensor]):
         self.policy = policy
         self.evolved = evolved["params"]

@@ -14,6 +14,8 @@ Scored = tuple[Tensor, PolicyState]
 class BasePort:
     """A port that looks at the cache alone; `policy` holds the settings."""
 
+    depth: int | None = None
+
     def __init__(self, policy: Any):
         self.policy = policy
 

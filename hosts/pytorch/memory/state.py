@@ -58,6 +58,11 @@ class TorchPolicy(Protocol):
         """The policy of `namm` that this one ports."""
         ...
 
+    @property
+    def depth(self) -> int | None:
+        """How many of a chunk's last queries matter; None: all of them."""
+        ...
+
     def init(self, shape: CacheShape, device: torch.device, seed: int = 0) -> PolicyState:
         """A state without slots; `seed` tells layers apart where a policy draws numbers."""
         ...

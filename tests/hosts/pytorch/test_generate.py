@@ -35,7 +35,7 @@ def test_without_eviction_every_token_is_that_of_stock_generate(family: str, way
         torch.testing.assert_close(model.generate(**inputs, **options), expected, rtol=0, atol=0)
         report = memory_report(model)
     if way == "greedy":
-        assert report.bytes == report.peak_bytes == report.full_bytes
+        assert report.full_bytes <= report.bytes <= report.peak_bytes <= report.full_bytes * (94 + 32) / 94
     torch.manual_seed(3)
     torch.testing.assert_close(model.generate(**inputs, **options), expected, rtol=0, atol=0)
 
