@@ -106,7 +106,7 @@ def slot_weights(
         weights = (logits if mask is None else logits.masked_fill_(~mask, -torch.inf)).softmax(-1)
         total = weights if total is None else total.add_(weights)
     assert total is not None
-    return total / len(groups)
+    return total.div_(len(groups))
 
 
 def rotate(

@@ -31,7 +31,9 @@ class HeavyHitters(BasePort):
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
         attention = observation.attention.float()
         real = real_rows(observation.counts, attention.shape[2], attention.device)
-        received = torch.where(real[:, None, :, None], attention, 0.0).sum(2)
+        if min(observation.counts) < attention.shape[2]:
+            attention = torch.where(real[:, None, :, None], attention, 0.0)
+        received = attention.sum(2)
         return state._replace(slots={"received": state.slots["received"] + received})
 
     def score(self, state: PolicyState, cache: SlotCache) -> Scored:
@@ -45,8 +47,8 @@ class LastQuery(BasePort):
         return PolicyState({"last": no_slots(shape, device)}, {})
 
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
-        rows = torch.cat([state.slots["last"][..., None], observation.attention.float().transpose(2, 3)], dim=-1)
-        return state._replace(slots={"last": slide(rows, observation.counts, 1)[..., 0]})
+        rows = torch.cat([state.slots["last"][:, :, None], observation.attention.float()], dim=2)
+        return state._replace(slots={"last": slide(rows, observation.counts, 1)[:, :, 0].contiguous()})
 
     def score(self, state: PolicyState, cache: SlotCache) -> Scored:
         batch, heads, slots = cache.positions.shape
@@ -69,10 +71,11 @@ class WindowVote(BasePort):
         return PolicyState({"votes": no_slots(shape, device, self.policy.window)}, {"voters": voters})
 
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
-        rows = torch.cat([state.slots["votes"], observation.attention.float().transpose(2, 3)], dim=-1)
+        rows = torch.cat([state.slots["votes"].transpose(2, 3), observation.attention.float()], dim=2)
+        votes = slide(rows, observation.counts, self.policy.window).transpose(2, 3).contiguous()
         voters = state.running["voters"]
         voters = (voters + torch.tensor(observation.counts, device=voters.device)).clamp(max=self.policy.window)
-        return PolicyState({"votes": slide(rows, observation.counts, self.policy.window)}, {"voters": voters})
+        return PolicyState({"votes": votes}, {"voters": voters})
 
     def score(self, state: PolicyState, cache: SlotCache) -> Scored:
         mean = state.slots["votes"].sum(-1) / state.running["voters"].clamp(min=1)[:, None, None]

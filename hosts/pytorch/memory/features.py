@@ -11,38 +11,30 @@ from hosts.pytorch.memory.state import Observation, SlotCache, newest, slide
 from namm.features import NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
 
 
-def frame_magnitudes(
-    config: SpectrumConfig, series: Float[Tensor, "batch head slot time"]
-) -> Float[Tensor, "batch head slot frame freq"]:
-    """Magnitudes of the frames that start every `hop` samples; time = hop * (frame + 1)."""
-    basis = fourier_basis(config).astype(np.float32)
-    halves = np.concatenate([basis[: config.hop], basis[config.hop :]], axis=1)  # one product serves both overlaps
-    blocks = series.unflatten(-1, (-1, config.hop)) @ torch.from_numpy(halves).to(series.device)
-    old, new = blocks.chunk(2, dim=-1)
-    real, imaginary = (old[..., :-1, :] + new[..., 1:, :]).square_().chunk(2, dim=-1)
-    return (real + imaginary).sqrt_()
-
-
 def observe_spectrum(
     config: SpectrumConfig, slots: dict[str, Tensor], observation: Observation
 ) -> dict[str, Tensor]:
-    """Every frame that completes enters the average, the last `window` samples of each row are kept."""
-    rows = observation.attention.float().transpose(2, 3)
-    samples = torch.cat([slots["recent"], rows], dim=-1)
+    """Every frame that completes enters the average, the last `window` samples of each row are kept.
+
+    One frame at a time, a product over all slots: what is alive beside the attention is one frame's magnitudes.
+    """
+    device = observation.attention.device
+    samples = torch.cat([slots["recent"].transpose(2, 3), observation.attention.float()], dim=2)
     pending = [seen % config.hop for seen in observation.seen]
     complete = [(wait + count) // config.hop for wait, count in zip(pending, observation.counts, strict=True)]
-    average, most = slots["average"], max(complete)
-    if most:
-        starts = tuple(config.window - config.hop - wait for wait in pending)
-        magnitudes = frame_magnitudes(config, slide(samples, starts, config.hop * (most + 1)))
-        age = torch.tensor(complete, device=rows.device)[:, None] - 1 - torch.arange(most, device=rows.device)
-        decay = config.decay**config.hop
-        weights = torch.where(age >= 0, (1.0 - decay) * decay ** age.clamp(min=0).float(), 0.0)
-        faded = decay ** torch.tensor(complete, device=rows.device).float()
-        if min(complete) < most:
-            magnitudes = torch.where((age >= 0)[:, None, None, :, None], magnitudes, 0.0)
-        average = faded[:, None, None, None] * average + torch.einsum("bhsfk,bf->bhsk", magnitudes, weights)
-    return {"average": average, "recent": slide(samples, observation.counts, config.window)}
+    basis = torch.from_numpy(fourier_basis(config).T.astype(np.float32)).to(device)
+    decay = config.decay**config.hop
+    average = slots["average"].transpose(2, 3)
+    for frame in range(max(complete)):
+        starts = tuple(config.window - config.hop - wait + frame * config.hop for wait in pending)
+        real, imaginary = (basis @ slide(samples, starts, config.window)).square_().chunk(2, dim=2)
+        moved = average * decay + (1.0 - decay) * (real + imaginary).sqrt_()
+        if frame >= min(complete):  # rows whose frame is not complete stay
+            due = torch.tensor([frame < n for n in complete], device=device)
+            moved = torch.where(due[:, None, None, None], moved, average)
+        average = moved
+    recent = slide(samples, observation.counts, config.window)
+    return {"average": average.transpose(2, 3).contiguous(), "recent": recent.transpose(2, 3).contiguous()}
 
 
 def recency(cache: SlotCache) -> Float[Tensor, "batch head slot 8"]:

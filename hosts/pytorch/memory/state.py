@@ -87,14 +87,14 @@ def real_rows(counts: tuple[int, ...], length: int, device: torch.device) -> Boo
 
 
 def slide(
-    series: Float[Tensor, "batch head slot time"], starts: tuple[int, ...], length: int
-) -> Float[Tensor, "batch head slot window"]:
+    series: Float[Tensor, "batch head time slot"], starts: tuple[int, ...], length: int
+) -> Float[Tensor, "batch head length slot"]:
     """`length` samples from each row's own start; samples past the end repeat the last one."""
-    if len(set(starts)) == 1 and starts[0] + length <= series.shape[-1]:
-        return series[..., starts[0] : starts[0] + length]
+    if len(set(starts)) == 1 and starts[0] + length <= series.shape[2]:
+        return series[:, :, starts[0] : starts[0] + length]
     index = torch.tensor(starts, device=series.device)[:, None] + torch.arange(length, device=series.device)
-    index = index.clamp(max=series.shape[-1] - 1)[:, None, None, :]
-    return series.gather(-1, index.expand(*series.shape[:3], length))
+    index = index.clamp(max=series.shape[2] - 1)[:, None, :, None]
+    return series.gather(2, index.expand(*series.shape[:2], length, series.shape[3]))
 
 
 def pack(x: Tensor, chosen: Bool[Tensor, "batch head slot"]) -> Tensor:
