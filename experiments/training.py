@@ -169,15 +169,22 @@ def starting_memory(config: RunConfig, host: Host, folder: Path) -> Memory:
         runner = StageRunner(config, config.stages[0], host, memory)
         records = runner.pool.get("train", list(range(config.prompts.batch)))
         memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
-    save(memory, folder / START)
+    if writes():
+        save(memory, folder / START)
     return memory
+
+
+def writes() -> bool:
+    """Of several processes, which share one folder, the first writes."""
+    return jax.process_index() == 0
 
 
 def train(config: RunConfig, folder: Path, console: Console) -> Memory:
     """Search, save the best validated mean as an artefact, compare it with the rivals on held-out prompts."""
     begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+    if writes():
+        (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
     console.print(f"Host {config.host}: loading")
     host = load_host(config.host, dtype=jnp.dtype(config.dtype), rope=config.rope)
     start = starting_memory(config, host, folder)
@@ -203,6 +210,8 @@ def train(config: RunConfig, folder: Path, console: Console) -> Memory:
         params=Parameters(result.best_mean, start.params.frozen),
         provenance=provenance(config, result),
     )
+    if not writes():
+        return memory
     path = save(memory, folder / RESULT)
     draw_curves(result.history, folder / "curves.png", config.name)
     if result.stopped == "interrupted":

@@ -4,9 +4,9 @@ Claim: at an eighth of the cache the evolved memory answers needles and pass key
 above every hand-written policy. Command: `namm evolve`. Hardware: two CPU cores, 8 GB. Time: about 15 minutes. Seen on
 2026-11-21 (seed 0, 108 held-out prompts): evolved 0.880, full cache 0.991, best hand-written policy 0.222.
 
-What made the difference, on the same records at an eighth of 512 tokens (48 prompts, exact answers, one needle): key
-distinctiveness alone 0.08; its mean over near tokens 0.50; with value norm and value distinctiveness 0.83 to 0.92. A step
-size of 0.1 moved little in 15 generations (log-likelihood -1.90 to -1.69 a token), 0.3 does.
+What made the difference, on the same records at an eighth of 512 tokens (24 prompts with one needle, exact answers):
+key distinctiveness alone 0.08; its mean over near tokens 0.50; with value norm and value distinctiveness 0.83 to 0.92.
+A step size of 0.1 moved little in 15 generations (log-likelihood -1.90 to -1.69 a token), 0.3 does.
 """
 
 from evolve.fitness import FitnessConfig

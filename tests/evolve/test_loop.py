@@ -29,7 +29,8 @@ def start(folder, pause=0.0, algorithm="sep-cma-es", **variables):
 def output_of(process):
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return json.loads(output.splitlines()[-1])
+    # the collectives of several processes write to the same stream
+    return json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
 
 
 def lines_of(folder):

@@ -27,7 +27,8 @@ def start(devices, model, **variables):
 def report(process):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    return json.loads(output.splitlines()[-1])
+    # the collectives of several processes write to the same stream
+    return json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
 
 
 def free_port():
