@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from rich.table import Table
 from evolve.strategy import SearchConfig, make_strategy
 from experiments.objective import KEEP_ALL, UseConfig, score_recorded, score_streaming
 from experiments.prompts import PromptSource, TaskMix
+from experiments.recipes import smollm2
 from hosts.llama import embed, forward
 from hosts.rollout import Schedule, prefill, record
 from hosts.stream import make_engine
@@ -156,8 +157,12 @@ def bench_update(host: Host, length: int, rounds: int) -> list[Ratio]:
 
 
 def bench_recorded(host: Host, length: int, rounds: int) -> list[Ratio]:
-    """Scoring 4 candidates on 2 prompts, teacher-forced, by either way."""
-    memory = namm_memory(128)
+    """Scoring 4 candidates on 2 prompts, teacher-forced, by either way: the paper's scorer, the default recipe's."""
+    linear = make("linear", replace(smollm2.CONFIG.memory, interval=128))
+    return [_recorded_ratio(host, memory, length, rounds) for memory in (namm_memory(128), linear)]
+
+
+def _recorded_ratio(host: Host, memory: Memory, length: int, rounds: int) -> Ratio:
     source = PromptSource(host, TaskMix(("niah-single",), length))
     engine = make_engine(host.spec, memory.policy, memory.selection, length)
     prompt = jax.tree.map(jnp.asarray, source.batch("train", [0, 1]))
@@ -173,7 +178,8 @@ def bench_recorded(host: Host, length: int, rounds: int) -> list[Ratio]:
         lambda: score_recorded(engine, host.params, many, stream, prompt, budget, kept),
         rounds,
     )
-    return [Ratio(f"streaming / recorded scoring, {length} tokens, 4 candidates x 2 prompts", "10", a, b, ratio)]
+    what = f"streaming / recorded scoring, {length} tokens, 4 candidates x 2 prompts, {memory.name}"
+    return Ratio(what, "10", a, b, ratio)
 
 
 def bench_state(host: Host) -> list[Ratio]:

@@ -7,11 +7,11 @@ import pytest
 
 from namm.config import MemoryConfig, ScorerConfig
 from namm.model import NammPolicy
-from namm.network import QUERY_BLOCK, from_flat
+from namm.network import QUERY_BLOCK, UNROLLED_BLOCKS, from_flat
 from tests.oracles.memory import backward_attention
 
 
-@pytest.mark.parametrize("slots", [1, 37, QUERY_BLOCK, 2 * QUERY_BLOCK + 19])
+@pytest.mark.parametrize("slots", [1, 37, QUERY_BLOCK, 2 * QUERY_BLOCK + 19, QUERY_BLOCK * UNROLLED_BLOCKS + 3])
 def test_bam_against_the_oracle_in_blocks_or_not(slots: int) -> None:
     rng = np.random.default_rng()
     policy = NammPolicy(MemoryConfig())
