@@ -34,7 +34,7 @@ def backward_attention(
         starts = range(0, slots, size)
         return jnp.concatenate([attend(q[start : start + size], start, start) for start in starts])
     padded = jnp.pad(q, ((0, count * size - slots), (0, 0))).reshape(count, size, dim)
-    out = jax.lax.map(lambda block: attend(*block, 0), (padded, jnp.arange(count) * size))
+    out = jax.lax.map(lambda block: attend(block[0], block[1], 0), (padded, jnp.arange(count) * size))
     return out.reshape(-1, dim)[:slots]
 
 
