@@ -84,9 +84,6 @@ class PromptSource:
         """Right-padded arrays of the fixed widths; a question or target beyond them takes the next coarse width."""
         return fit(collate([self.prompt(split, index) for index in indices]), self.widths)
 
-    def task_index(self, index: int) -> int:
-        return index % len(self.tasks)
-
 
 def fit(batch: Batch, widths: Widths) -> Batch:
     """Pad the three id arrays (last axis) to their widths, wider ones to a multiple of COARSE."""
