@@ -167,6 +167,12 @@ class _Loop:
                 state, record = self._validated(state)
                 tracking.write({"generation": 0, "stage": self.curriculum.stages[0].name, **record})
                 self.checkpoints.save(state)
+            elif state.generation < self.total and self.curriculum.index_at(state.generation) != state.stage:
+                # the curriculum ended here and was lengthened since
+                state, record = self._maybe_validated(state)
+                tracking.write(
+                    {"generation": state.generation, "stage": self.curriculum.stages[state.stage].name, **record}
+                )
             while state.generation < self.total:
                 new_state, record = self._generation(state)
                 elapsed = time.monotonic() - start

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ Part = Literal["host", "window", "population", "update", "recorded", "state", "s
 class BenchConfig:
     """What to time. Sizes suit two CPU cores.
 
-    parts: host = tokens a second against the matrix products alone; window = first window shared or not; population =
+    parts: host = prefill against its matrix products alone; window = first window shared or not; population =
     candidates batched over shared weights against one at a time; update = share of the memory in a rollout; recorded =
     recorded against streaming scoring; state = carried bytes; strategy = ask and tell; peak = memory of a long rollout.
     """
@@ -95,21 +95,23 @@ def products(params: Any, hidden: Array) -> Array:
 
 
 def bench_host(host: Host, rounds: int) -> list[Ratio]:
-    """A causal forward, head on the last token only, against its matrix products."""
+    """Prefill and a plain causal forward against their projections alone (attention's products count as overhead)."""
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, host.spec.vocabulary, (1, 512)), jnp.int32)
     engine = make_engine(host.spec, training_free("keep-all").policy, KEEP_ALL)
-    run = jax.jit(partial(record, engine, chunk=128))
+    read = jax.jit(partial(record, engine), static_argnames="chunk")
     bare = jax.jit(lambda p, t: products(p, embed(p, t)[0]))
-    lengths = jnp.array([512], jnp.int32)
-    cached = partial(run, host.params, tokens, lengths, key=jax.random.key(0))
     alone = partial(bare, host.params, tokens)
+    lengths, key = jnp.array([512], jnp.int32), jax.random.key(0)
+    rows = []
+    for chunk, aim in ((256, "0.80"), (128, "")):
+        cached = partial(read, host.params, tokens, lengths, chunk=chunk, key=key)
+        a, b, ratio = in_turn(alone, cached, rounds)
+        what = f"matrix products / slot-cache prefill in chunks of {chunk}, {512 / b:.0f} tokens/s"
+        rows.append(Ratio(what, aim, a, b, ratio))
     plain = partial(jax.jit(forward, static_argnums=1), host.params, host.spec, tokens)
-    a, b, ratio = in_turn(alone, cached, rounds)
-    c, d, other = in_turn(alone, plain, rounds)
-    return [
-        Ratio(f"products / slot-cache prefill, {512 / b:.0f} tokens/s", "0.80", a, b, ratio),
-        Ratio(f"products / plain forward with all logits, {512 / d:.0f} tokens/s", "", c, d, other),
-    ]
+    a, b, ratio = in_turn(alone, plain, rounds)
+    rows.append(Ratio(f"matrix products / plain forward with all logits, {512 / b:.0f} tokens/s", "", a, b, ratio))
+    return rows
 
 
 def _streaming(host: Host, memory: Memory, pop: int, batch: int, length: int, budget: float) -> Callable[[], Any]:
@@ -136,7 +138,7 @@ def bench_window(host: Host, rounds: int) -> list[Ratio]:
 
 
 def bench_population(host: Host, rounds: int) -> list[Ratio]:
-    """16 candidates x 4 prompts at once against one candidate and prompt at a time."""
+    """16 candidates x 4 prompts at once against one candidate and prompt at a time, by either way of scoring."""
     memory = namm_memory(64)
     single = _streaming(host, memory, 1, 1, 256, 0.25)
 
@@ -144,7 +146,16 @@ def bench_population(host: Host, rounds: int) -> list[Ratio]:
         return [jax.block_until_ready(single()) for _ in range(64)][-1]
 
     a, b, ratio = in_turn(one_by_one, _streaming(host, memory, 16, 4, 256, 0.25), rounds)
-    return [Ratio("one candidate at a time / population batched, pocket, 64 rollouts of 256 tokens", "3", a, b, ratio)]
+    live = Ratio("one candidate at a time / population batched, pocket, 64 streaming rollouts", "3", a, b, ratio)
+    linear = make("linear", replace(smollm2.CONFIG.memory, interval=64))
+    source = PromptSource(host, TaskMix(("pocket-recall",), 256))
+    alone = [_scorers(host, source, linear, 1, [index], 64).recorded for index in range(4)]
+
+    def each() -> Any:
+        return [jax.block_until_ready(score()) for _ in range(16) for score in alone][-1]
+
+    a, b, ratio = in_turn(each, _scorers(host, source, linear, 16, [0, 1, 2, 3], 64).recorded, rounds)
+    return [live, Ratio("the same, 64 recorded scorings, linear scorer", "3", a, b, ratio)]
 
 
 def bench_update(host: Host, length: int, rounds: int) -> list[Ratio]:
@@ -164,22 +175,32 @@ def bench_recorded(host: Host, length: int, rounds: int) -> list[Ratio]:
 
 def _recorded_ratio(host: Host, memory: Memory, length: int, rounds: int) -> Ratio:
     source = PromptSource(host, TaskMix(("niah-single",), length))
-    engine = make_engine(host.spec, memory.policy, memory.selection, length)
-    prompt = jax.tree.map(jnp.asarray, source.batch("train", [0, 1]))
-    kept = UseConfig().kept(source.widths.context)
-    budget = jnp.full(2, kept, jnp.int32)
-    one = memory.population
-    many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), one.evolved), one.frozen)
-    read = jax.jit(partial(record, engine, chunk=128))
-    stream = read(host.params, prompt.context, prompt.context_length, key=jax.random.key(0))
-    schedule = Schedule(128, 128, kept)
-    a, b, ratio = in_turn(
-        lambda: score_streaming(engine, host.params, many, prompt, budget, schedule, jax.random.key(0)),
-        lambda: score_recorded(engine, host.params, many, stream, prompt, budget, kept),
-        rounds,
-    )
+    a, b, ratio = in_turn(*_scorers(host, source, memory, 4, [0, 1], 128), rounds)
     what = f"streaming / recorded scoring, {length} tokens, 4 candidates x 2 prompts, {memory.name}"
     return Ratio(what, "10", a, b, ratio)
+
+
+class Scorers(NamedTuple):
+    """Two ways of scoring the same candidates on the same prompts, teacher-forced."""
+
+    streaming: Callable[[], Any]
+    recorded: Callable[[], Any]
+
+
+def _scorers(host: Host, source: PromptSource, memory: Memory, pop: int, indices: list[int], chunk: int) -> Scorers:
+    engine = make_engine(host.spec, memory.policy, memory.selection, source.mix.length)
+    prompt = jax.tree.map(jnp.asarray, source.batch("train", indices))
+    kept = UseConfig().kept(source.widths.context)
+    budget = jnp.full(len(indices), kept, jnp.int32)
+    one = memory.population
+    many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, pop, axis=0), one.evolved), one.frozen)
+    read = jax.jit(partial(record, engine, chunk=chunk))
+    stream = read(host.params, prompt.context, prompt.context_length, key=jax.random.key(0))
+    schedule = Schedule(memory.interval, chunk, kept)
+    return Scorers(
+        lambda: score_streaming(engine, host.params, many, prompt, budget, schedule, jax.random.key(0)),
+        lambda: score_recorded(engine, host.params, many, stream, prompt, budget, kept),
+    )
 
 
 def bench_state(host: Host) -> list[Ratio]:

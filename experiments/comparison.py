@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.evaluate import FULL, Evaluator, Summary
-from experiments.objective import UseConfig
+from experiments.evaluate import Evaluator, Summary
+from experiments.objective import FULL, UseConfig
 from experiments.prompts import PromptSource, TaskMix
-from experiments.report import write_tables
+from experiments.report import rich_table, write_tables
 from experiments.run_config import Precision
 from experiments.tasks import Split
 from hosts.weights import load_host
@@ -66,4 +66,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         task = bar.add_task("prompts", total=config.prompts)
         verdicts = evaluator.run(config.split, range(config.prompts), lambda n: bar.advance(task, n))
     config.folder.mkdir(parents=True, exist_ok=True)
-    return write_tables(evaluator.summary(verdicts, memories[0].name), verdicts, config.folder, console)
+    table = evaluator.summary(verdicts, memories[0].name)
+    console.print(rich_table(table))
+    write_tables(table, verdicts, config.folder)
+    return table

@@ -12,22 +12,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.stats import bootstrap
 
-from experiments.objective import KEEP_ALL, UseConfig, budgets, kept_share
+from experiments.objective import FULL, KEEP_ALL, UseConfig, budgets, kept_share
 from experiments.prompts import PromptSource
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch
 from hosts.llama import Params
-from hosts.rollout import Schedule, answer_layout, generate, prefill, record
-from hosts.stream import Engine, Stream, compress, make_engine
+from hosts.rollout import Schedule, answer_layout, generate, prefill, record, settled
+from hosts.stream import Engine, Stream, compress, make_engine, unwatched
 from namm.artefact import Memory
 from namm.bundle import Bundle
 from namm.cache import CacheShape, slot_bytes
 from namm.contract import NO_PARAMETERS, Parameters
 from namm.memory import Layout
 from namm.policies import load_policy
-
-FULL = "keep-all"
-ENDLESS = 1_000_000  # an update interval that no answer reaches
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def _compress(
     engine: Engine, memory: Parameters, stream: Stream, budget: Array, kept: int
 ) -> tuple[Stream, Float[Array, " prompt"]]:
     small = compress(engine, memory, stream, budget, Layout(kept, 0))
-    return without_state(small), kept_share(small, 1)[0]
+    return unwatched(small), kept_share(small, 1)[0]
 
 
 @partial(jax.jit, static_argnums=(0, 6))
@@ -95,11 +92,6 @@ def _answer(
         engine, params, memory, stream, prompt.question, prompt.question_length, budget, schedule, steps,
         engine.spec.eos_ids,
     )
-
-
-def without_state(stream: Stream) -> Stream:
-    """A stream that no policy watches any more."""
-    return stream._replace(state=stream.state._replace(slots={}, running={}), window=jnp.zeros_like(stream.window))
 
 
 @dataclass
@@ -136,31 +128,26 @@ class Evaluator:
 
     def _recorded(self, prompt: Batch) -> Iterator[tuple[Memory, Array, Array]]:
         """One full-cache pass that every policy watches; each then evicts from it."""
-        params, width = self.source.host.params, prompt.context.shape[1]
+        params = self.source.host.params
         bundle = Bundle(tuple(engine.policy for engine in self.engines))
         watching = Engine(self.plain.spec, bundle, KEEP_ALL, self.plain.length)
         stream = jax.block_until_ready(_record(watching, params, prompt, self.use.chunk))
         for i, (memory, engine) in enumerate(zip(self.memories, self.engines, strict=True)):
             begin = time.perf_counter()
-            full = memory.policy.name == FULL
-            kept = stream.cache.keys.shape[3] if full else self.use.kept(width)
-            budget = budgets(self.use, prompt, kept, memory.selection) if not full else jnp.full(len(prompt[0]), kept)
+            kept, budget = self._limits(memory, prompt, full=stream.cache.keys.shape[3])
             own = stream._replace(state=bundle.member_state(stream.state, i))
             small, share = _compress(engine, memory.population, own, budget, kept)
-            schedule = Schedule(ENDLESS, self.use.chunk, kept)
-            tokens = _answer(self.plain, params, NO_PARAMETERS, small, prompt, budget, schedule, self.source.steps)
-            tokens = jax.block_until_ready(tokens)
+            settings = (budget, settled(kept), self.source.steps)
+            tokens = jax.block_until_ready(_answer(self.plain, params, NO_PARAMETERS, small, prompt, *settings))
             self.seconds[memory.name] += time.perf_counter() - begin
             yield memory, tokens, share
 
     def _streaming(self, prompt: Batch) -> Iterator[tuple[Memory, Array, Array]]:
         """Each memory evicts while it reads; updates go on while it answers."""
-        params, width = self.source.host.params, prompt.context.shape[1]
+        params = self.source.host.params
         for memory, engine in zip(self.memories, self.engines, strict=True):
             begin = time.perf_counter()
-            full = memory.policy.name == FULL
-            kept = width if full else self.use.kept(width)
-            budget = budgets(self.use, prompt, kept, memory.selection) if not full else jnp.full(len(prompt[0]), kept)
+            kept, budget = self._limits(memory, prompt, full=prompt.context.shape[1])
             schedule = Schedule(memory.interval, min(self.use.chunk, memory.interval), kept)
             stream, share = _prefill(
                 engine, params, memory.population, prompt, budget, jax.random.key(0), schedule
@@ -168,11 +155,18 @@ class Evaluator:
             answering, parameters = engine, memory.population
             _, updates = answer_layout(schedule, 0, prompt.question.shape[1], self.source.steps)
             if not updates:  # nothing watches the answer: one program serves every memory
-                answering, parameters, stream = self.plain, NO_PARAMETERS, without_state(stream)
+                answering, parameters, stream = self.plain, NO_PARAMETERS, unwatched(stream)
             tokens = _answer(answering, params, parameters, stream, prompt, budget, schedule, self.source.steps)
             tokens = jax.block_until_ready(tokens)
             self.seconds[memory.name] += time.perf_counter() - begin
             yield memory, tokens, share
+
+    def _limits(self, memory: Memory, prompt: Batch, full: int) -> tuple[int, Array]:
+        """Slots for kept tokens and the budget of every prompt; the full cache is given all its `full` slots."""
+        if memory.policy.name == FULL:
+            return full, jnp.full(len(prompt.context), full)
+        kept = self.use.kept(prompt.context.shape[1])
+        return kept, budgets(self.use, prompt, kept, memory.selection)
 
     def _verdict(self, memory: Memory, split: Split, index: int, ids: np.ndarray, share: float) -> Verdict:
         encoded = self.source.prompt(split, index)

@@ -18,14 +18,15 @@ from experiments.prompts import PromptSource, Widths, fit, resolve_budget
 from experiments.tasks import Split
 from experiments.tasks.encoding import Batch
 from hosts.llama import Params
-from hosts.rollout import Likelihood, Schedule, likelihood, prefill, record
-from hosts.stream import Engine, Stream, compress, make_engine, population
+from hosts.rollout import Likelihood, Schedule, likelihood, prefill, record, settled
+from hosts.stream import Engine, Stream, compress, make_engine, population, tile_rows, unwatched
 from namm.artefact import Memory
 from namm.contract import NO_PARAMETERS, Parameters
 from namm.memory import Layout
 from namm.policies import load_policy
 from namm.selection import SelectionConfig
 
+FULL = "keep-all"  # the policy that is the host's own full cache
 KEEP_ALL = SelectionConfig(threshold=None)
 
 
@@ -74,13 +75,11 @@ class UseConfig:
 
 def full_answer(engine: Engine, params: Params, stream: Stream, prompt: Batch, kept: int) -> Likelihood:
     """How a host answers with the cache as it stands; `kept` slots hold the context."""
-    plain = Engine(engine.spec, load_policy("keep-all"), KEEP_ALL, engine.length)
-    rows = stream.seen.shape[0]
-    clean = stream._replace(state=stream.state._replace(slots={}, running={}), window=jnp.zeros_like(stream.window))
-    schedule = Schedule(kept + 1_000_000, 1, kept)  # an interval that never ends: nothing is evicted
-    budget = jnp.full((rows,), kept, jnp.int32)
+    plain = Engine(engine.spec, load_policy(FULL), KEEP_ALL, engine.length)
+    budget = jnp.full((stream.seen.shape[0],), kept, jnp.int32)
+    asked = map(jnp.asarray, prompt[2:])
     return likelihood(
-        plain, params, NO_PARAMETERS, clean, *map(jnp.asarray, prompt[2:]), budget=budget, schedule=schedule
+        plain, params, NO_PARAMETERS, unwatched(stream), *asked, budget=budget, schedule=settled(kept)
     )
 
 
@@ -107,8 +106,7 @@ def score_recorded(
     """Every candidate evicts from the records, then answers."""
     pop = population(memory)
     small = compress(engine, memory, stream, budget, Layout(kept, 0))
-    tiled = Batch(*(jnp.tile(x, (pop,) + (1,) * (x.ndim - 1)) for x in prompt))
-    exact, grade = summarise(full_answer(engine, params, small, tiled, kept), pop)
+    exact, grade = summarise(full_answer(engine, params, small, tile_rows(prompt, pop), kept), pop)
     return Outcome(exact, grade, kept_share(small, pop))
 
 
@@ -121,8 +119,8 @@ def score_streaming(
     stream = prefill(
         engine, params, memory, prompt.context, prompt.context_length, budget, schedule=schedule, key=key
     )
-    tiled = Batch(*(jnp.tile(x, (pop,) + (1,) * (x.ndim - 1)) for x in prompt))
-    answers = likelihood(engine, params, memory, stream, *tiled[2:], budget=budget, schedule=schedule)
+    asked = tile_rows(prompt[2:], pop)
+    answers = likelihood(engine, params, memory, stream, *asked, budget=budget, schedule=schedule)
     return Outcome(*summarise(answers, pop), kept_share(stream, pop))
 
 
@@ -134,7 +132,7 @@ def kept_share(stream: Stream, pop: int) -> Float[Array, "pop prompt"]:
 
 @dataclass
 class RecordPool:
-    """The newest records, bounded: prompts are drawn from them, and fresh ones keep arriving."""
+    """The records last used, bounded: prompts are drawn from them, and fresh ones keep arriving."""
 
     engine: Engine
     params: Params
@@ -145,13 +143,15 @@ class RecordPool:
     records: "OrderedDict[tuple[Split, int], Record]" = field(default_factory=OrderedDict)
 
     def get(self, split: Split, indices: list[int]) -> list[Record]:
-        """Records of these prompts, made where missing; the oldest beyond `size` are dropped."""
+        """Records of these prompts, made where missing; beyond `size` those longest unused are dropped."""
         missing = [index for index in indices if (split, index) not in self.records]
         for begin in range(0, len(missing), self.batch):
             part = missing[begin : begin + self.batch]
             filled = part + part[-1:] * (self.batch - len(part))  # one batch shape, one compilation
             made = self._record(split, filled)
             self.records.update({(split, index): one for index, one in zip(part, made, strict=False)})
+        for index in indices:
+            self.records.move_to_end((split, index))
         found = [self.records[split, index] for index in indices]
         while len(self.records) > self.size:
             self.records.popitem(last=False)

@@ -9,17 +9,13 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from experiments.evaluate import Summary, Verdict
 
 
-def write_tables(
-    summaries: Sequence[Summary], verdicts: Sequence[Verdict], folder: Path, console: Console
-) -> list[Summary]:
-    """Print the table; write table.csv, table.json and verdicts.jsonl (one prompt and memory a line) to `folder`."""
-    console.print(rich_table(summaries))
+def write_tables(summaries: Sequence[Summary], verdicts: Sequence[Verdict], folder: Path) -> None:
+    """Write table.csv, table.json and verdicts.jsonl (one prompt and memory a line) to `folder`."""
     rows = [asdict(summary) for summary in summaries]
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -28,7 +24,6 @@ def write_tables(
     (folder / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
     lines = (json.dumps(asdict(verdict), ensure_ascii=False) for verdict in verdicts)
     (folder / "verdicts.jsonl").write_text("\n".join(lines) + "\n")
-    return list(summaries)
 
 
 def rich_table(summaries: Sequence[Summary]) -> Table:

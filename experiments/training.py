@@ -19,8 +19,9 @@ from evolve.curriculum import Curriculum, Stage
 from evolve.loop import Context, Evaluation, LoopConfig, RunResult
 from evolve.loop import run as search
 from evolve.mesh import check_population, gather, make_mesh, place, shard_population
-from experiments.evaluate import FULL, Evaluator, Summary
+from experiments.evaluate import Evaluator
 from experiments.objective import (
+    FULL,
     Outcome,
     Record,
     RecordPool,
@@ -32,7 +33,7 @@ from experiments.objective import (
     stack,
 )
 from experiments.prompts import PromptSource
-from experiments.report import draw_curves, write_tables
+from experiments.report import draw_curves, rich_table, write_tables
 from experiments.run_config import RunConfig, StageConfig
 from experiments.tasks import Split
 from experiments.tasks.encoding import Batch
@@ -160,18 +161,22 @@ def warm_started(memory: Memory, weights: dict[str, float]) -> Memory:
     return replace(memory, params=Parameters({"params": params}, memory.params.frozen))
 
 
-def starting_memory(config: RunConfig, host: Host, folder: Path) -> Memory:
-    """Zero weights, the warm start and statistics of the un-evicted host; made once a run and kept beside it."""
-    if (folder / START).is_dir():
-        return load(folder / START)
-    memory = warm_started(make(config.name, config.memory), config.warm_start)
+def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
+    """The first stage with the memory that the search starts from; that memory is made once a run and kept beside it.
+
+    Zero weights, the warm start, and the spectrum's statistics over the un-evicted host's first prompts.
+    """
+    kept = (folder / START).is_dir()
+    memory = load(folder / START) if kept else warm_started(make(config.name, config.memory), config.warm_start)
+    runner = StageRunner(config, config.stages[0], host, memory)
+    if kept:
+        return runner
     if "spectrum" in config.memory.features:
-        runner = StageRunner(config, config.stages[0], host, memory)
         records = runner.pool.get("train", list(range(config.prompts.batch)))
-        memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
+        runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
     if writes():
-        save(memory, folder / START)
-    return memory
+        save(runner.memory, folder / START)
+    return runner
 
 
 def writes() -> bool:
@@ -183,12 +188,14 @@ def train(config: RunConfig, folder: Path, console: Console) -> Memory:
     """Search, save the best validated mean as an artefact, compare it with the rivals on held-out prompts."""
     begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
+    _check_goes_on(config, folder / "run.json")
     if writes():
         (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
     console.print(f"Host {config.host}: loading")
     host = load_host(config.host, dtype=jnp.dtype(config.dtype), rope=config.rope)
-    start = starting_memory(config, host, folder)
-    runner = functools.cache(lambda index: StageRunner(config, config.stages[index], host, start))
+    first = starting_runner(config, host, folder)
+    start = first.memory
+    runner = functools.cache(lambda i: first if i == 0 else StageRunner(config, config.stages[i], host, start))
     stages = tuple(Stage(f"stage-{i + 1}", s.generations, {"index": i}) for i, s in enumerate(config.stages))
     evolved = start.params.evolved
     console.print(f"Search: {sum(x.size for x in jax.tree.leaves(evolved))} parameters, start validated first")
@@ -222,10 +229,31 @@ def train(config: RunConfig, folder: Path, console: Console) -> Memory:
     return memory
 
 
+FREE = ("time_limit", "report_to", "policies", "validate_every", "candidates")  # may change from one start to the next
+GROWING = ("name", "stages", "prompts")  # may change where later stages go on from earlier ones
+
+
+def _check_goes_on(config: RunConfig, path: Path) -> None:
+    """A folder's run may be resumed, given more generations in its last stage, or followed by further stages."""
+    if not path.is_file():
+        return
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(config.to_json()))
+    done, wanted = before["stages"], now["stages"]
+    last = wanted[len(done) - 1] if len(wanted) >= len(done) else {}
+    same_last = {**done[-1], "generations": None} == {**last, "generations": None}
+    if done[:-1] != wanted[: len(done) - 1] or not same_last or last["generations"] < done[-1]["generations"]:
+        raise ValueError(
+            f"stages: {path} has {done}, got {wanted}; expected those, with more generations in the last one or "
+            "further stages behind it. Choose another folder for another run"
+        )
+    changed = [name for name in GROWING if before[name] != now[name] and name != "stages"]
+    if changed and len(wanted) == len(done):
+        raise ValueError(f"{changed[0]}: {path} has {before[changed[0]]}, got {now[changed[0]]}; choose another folder")
+
+
 def _fingerprint(config: RunConfig) -> dict[str, Any]:
-    """What must be alike for a resumed run to mean anything; how long and how it reports may change."""
-    free = ("time_limit", "report_to", "policies", "validate_every", "candidates")
-    return {k: v for k, v in json.loads(json.dumps(config.to_json())).items() if k not in free}
+    """What must be alike for a resumed run to mean anything; `_check_goes_on` sees to the growing part."""
+    return {k: v for k, v in json.loads(json.dumps(config.to_json())).items() if k not in FREE + GROWING}
 
 
 def provenance(config: RunConfig, result: RunResult) -> dict[str, Any]:
@@ -274,7 +302,7 @@ def counted(console: Console, total: int, mode: str) -> Callable[[int], None]:
 
 def compare(
     config: RunConfig, host: Host, start: Memory, memory: Memory, folder: Path, console: Console
-) -> list[Summary]:
+) -> None:
     """The final table: the run's own scoring mode on all rivals, then streaming for the best of them."""
     source = PromptSource(host, config.stages[-1].mix)
     evolved, begun = replace(memory, name="evolved"), replace(start, name="start")
@@ -282,7 +310,8 @@ def compare(
     main = Evaluator(source, [evolved, begun, *rivals(config)], config.use, counts.batch)
     verdicts = main.run("test", range(counts.held_out), counted(console, counts.held_out, config.use.mode))
     table = main.summary(verdicts, "evolved")
-    summaries = write_tables(table, verdicts, folder, console)
+    console.print(rich_table(table))
+    write_tables(table, verdicts, folder)
     if config.use.mode == "recorded" and counts.streaming:
         best = sorted((s for s in table if s.memory not in ("evolved", "start", FULL)), key=lambda s: -s.score)[:3]
         chosen = {s.memory for s in best} | {FULL}
@@ -290,5 +319,6 @@ def compare(
         few = [evolved, *(m for m in rivals(config) if m.name in chosen)]
         live = Evaluator(source, few, use, counts.batch)
         more = live.run("test", range(counts.streaming), counted(console, counts.streaming, "streaming"))
-        summaries = write_tables(table + live.summary(more, "evolved"), verdicts + more, folder, console)
-    return summaries
+        streamed = live.summary(more, "evolved")
+        console.print(rich_table(streamed))
+        write_tables(table + streamed, verdicts + more, folder)

@@ -6,6 +6,7 @@ candidates. Contexts are right-padded integer arrays with their lengths; `left_t
 """
 
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -13,9 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hosts.llama import Params, logits
-from hosts.stream import Engine, Stream, compress, population, read, relayout, start
+from hosts.stream import Engine, Stream, compress, population, read, relayout, start, tile_rows
 from namm.contract import Parameters
 from namm.memory import Layout
+
+SEGMENTS = 4  # each is compiled by itself; four save 3/4 of what an ever-growing cache would
 
 
 class Schedule(NamedTuple):
@@ -29,6 +32,11 @@ class Schedule(NamedTuple):
     chunk: int
     kept: int
     flush: bool = True
+
+
+def settled(kept: int) -> Schedule:
+    """The schedule of a cache that is judged no more: an interval that no answer fills."""
+    return Schedule(interval=2**30, chunk=1, kept=kept)
 
 
 class Likelihood(NamedTuple):
@@ -73,10 +81,18 @@ def record(
     engine: Engine, params: Params, context: Int[Array, "batch query"], lengths: Int[Array, " batch"], chunk: int,
     key: Array,
 ) -> Stream:
-    """Read whole contexts with the full cache: what any candidate may later be judged on without reading them again."""
-    slots = _window_slots(context.shape[1], chunk)
-    stream = start(engine, params, len(context), slots, key)
-    return _scan_chunks(engine, params, stream, context, lengths, Schedule(slots, chunk, 0), 0)
+    """Read whole contexts with the full cache: what any candidate may later be judged on without reading them again.
+
+    The cache grows in up to SEGMENTS steps, so that attention does not pay for slots that are still empty.
+    """
+    chunks = -(-context.shape[1] // chunk)
+    ends = sorted({-(-chunks * part // SEGMENTS) * chunk for part in range(1, SEGMENTS + 1)})
+    stream = start(engine, params, len(context), ends[0], key)
+    for begin, end in pairwise([0, *ends]):
+        stream = relayout(stream, Layout(0, begin), Layout(0, end))
+        part, schedule = context[:, begin:end], Schedule(end, chunk, 0)
+        stream = _scan_chunks(engine, params, stream, part, lengths - begin, schedule, begin)
+    return stream
 
 
 def prefill(
@@ -99,19 +115,15 @@ def prefill(
     first = min(interval, width)
     window = _window_slots(first, schedule.chunk)
     layout = Layout(schedule.kept, window)
-    stream = start(engine, params, len(context), window, key)
-    stream = _scan_chunks(engine, params, stream, context[:, :first], jnp.minimum(lengths, first), schedule, 0)
+    stream = record(engine, params, context[:, :first], jnp.minimum(lengths, first), schedule.chunk, key)
     if schedule.flush:
         stream = compress(engine, memory, stream, budget, layout)
     else:
         stream = relayout(stream, Layout(0, window), layout)
-        stream = jax.tree.map(lambda x: jnp.tile(x, (1, pop) + (1,) * (x.ndim - 2)), stream[:2]) + jax.tree.map(
-            lambda x: jnp.tile(x, (pop,) + (1,) * (x.ndim - 1)), stream[2:]
-        )
-        stream = Stream(*stream)
+        layered = jax.vmap(lambda tree: tile_rows(tree, pop))(stream[:2])
+        stream = Stream(*layered, *tile_rows(stream[2:], pop))
         stream = compress(engine, memory, stream, budget, layout, due=stream.window >= interval)
-    rows = jnp.tile(context, (pop, 1))
-    row_lengths = jnp.tile(lengths, pop)
+    rows, row_lengths = tile_rows((context, lengths), pop)
 
     def step(stream: Stream, inputs: tuple[Array, Array]) -> tuple[Stream, None]:
         part, begin = inputs
@@ -173,6 +185,13 @@ def answer_layout(schedule: Schedule, window: int, question: int, steps: int) ->
     return Layout(schedule.kept, schedule.interval + question), True
 
 
+def _make_room(stream: Stream, schedule: Schedule, question: int, steps: int) -> tuple[Stream, Layout, bool]:
+    """The stream with slots for question and answer, and whether an update can still fall due there."""
+    window = stream.cache.keys.shape[3] - schedule.kept
+    layout, update = answer_layout(schedule, window, question, steps)
+    return relayout(stream, Layout(schedule.kept, window), layout), layout, update
+
+
 def likelihood(
     engine: Engine,
     params: Params,
@@ -188,9 +207,7 @@ def likelihood(
     """Teacher-forced scoring of targets after questions; batch = rows of the stream. The head runs on targets alone."""
     steps = target.shape[1]
     tokens = _join(question, question_length, target, target_length)
-    window = stream.cache.keys.shape[3] - schedule.kept
-    layout, update = answer_layout(schedule, window, tokens.shape[1], 0)
-    stream = relayout(stream, Layout(schedule.kept, window), layout)
+    stream, layout, update = _make_room(stream, schedule, tokens.shape[1], 0)
     counts = question_length + target_length - 1
     _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, update)
     columns = question_length[:, None] - 1 + jnp.arange(steps)
@@ -225,9 +242,7 @@ def generate(
     eos: tuple[int, ...],
 ) -> Int[Array, "batch step"]:
     """Greedy decoding after questions: at most `steps` tokens a row, -1 after an end-of-sequence token."""
-    window = stream.cache.keys.shape[3] - schedule.kept
-    layout, update = answer_layout(schedule, window, question.shape[1], steps)
-    stream = relayout(stream, Layout(schedule.kept, window), layout)
+    stream, layout, update = _make_room(stream, schedule, question.shape[1], steps)
     call = partial(extend, engine, params, memory)
     stream, _ = call(stream, question, question_length, budget, schedule, layout, update)
     ends = jnp.array(eos, jnp.int32)

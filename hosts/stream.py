@@ -205,13 +205,22 @@ def compress(
         return new if due is None else jax.tree.map(partial(_choose, due), new, (state, cache))
 
     state, cache = jax.lax.map(layer, (stream.state, stream.cache))
-    rest = stream if not shared else jax.tree.map(lambda x: jnp.tile(x, (pop,) + (1,) * (x.ndim - 1)), stream[2:])
-    seen, position, window, hidden, token = rest[-5:]
+    seen, position, window, hidden, token = tile_rows(stream[2:], pop) if shared else stream[2:]
     if engine.policy.position_rule == "slot":
         filled = jnp.sum(cache.valid[0, :, 0], axis=-1).astype(jnp.int32)
         position = filled if due is None else jnp.where(due, filled, position)
     window = jnp.zeros_like(window) if due is None else jnp.where(due, 0, window)
     return Stream(cache, state, seen, position, window, hidden, token)
+
+
+def tile_rows(tree: Any, pop: int) -> Any:
+    """Arrays [batch, ...] once for every candidate, candidate-major."""
+    return jax.tree.map(lambda x: jnp.tile(x, (pop,) + (1,) * (x.ndim - 1)), tree)
+
+
+def unwatched(stream: Stream) -> Stream:
+    """A stream that no policy watches any more: its cache as it stands."""
+    return stream._replace(state=PolicyState({}, {}), window=jnp.zeros_like(stream.window))
 
 
 def _choose(due: Bool[Array, " batch"], new: Array, old: Array) -> Array:

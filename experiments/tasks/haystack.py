@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from experiments.tasks.encoding import prompt_length
+from experiments.tasks.fitting import need
 from experiments.tasks.sample import Sample, Split
 
 Source = Literal["text", "noise"]
@@ -71,7 +71,7 @@ def fill(
     `build` turns the text into a sample. Raises ValueError where the needles alone do not fit.
     """
     bare = build(" ".join(needles))
-    budget = length - bare.max_new_tokens - prompt_length(tokenizer, bare)
+    budget = length - need(tokenizer, bare)
     if budget < 0:
         raise ValueError(
             f"{bare.task}: length {length} is too short, its needles and question need {length - budget} tokens "
@@ -81,6 +81,6 @@ def fill(
     places = rng.integers(2**63)
     while True:  # one pass, unless joined sentences have more tokens than single ones
         sample = build(scatter(np.random.default_rng(places), [sentences[i] for i in taken], needles))
-        if not len(taken) or prompt_length(tokenizer, sample) + sample.max_new_tokens <= length:
+        if not len(taken) or need(tokenizer, sample) <= length:
             return sample
         taken = taken[:-1]

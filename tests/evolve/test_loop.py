@@ -148,6 +148,13 @@ def test_a_longer_run_goes_on_and_a_finished_one_ends_at_once(tmp_path):
     assert search(tmp_path, generations=10).state.generation == 10
 
 
+def test_a_run_that_ended_with_its_stage_goes_on_into_the_next_as_if_it_had_not(tmp_path):
+    search(tmp_path / "parts", generations=4)
+    parts = search(tmp_path / "parts")
+    assert digest(parts) == digest(search(tmp_path / "whole"))
+    assert [r["validation_stage"] for r in parts.history if r["generation"] == 4] == ["near", "far"]
+
+
 def test_data_is_fresh_each_generation_and_a_function_of_seed_and_generation():
     seeds = [data_seed(seed, generation) for seed in range(3) for generation in range(50)]
     assert len(set(seeds)) == 150

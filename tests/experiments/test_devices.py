@@ -16,7 +16,7 @@ from pathlib import Path
 import jax, numpy as np
 from experiments.recipes import RECIPES
 from experiments.run_config import PromptConfig
-from experiments.training import StageRunner, starting_memory
+from experiments.training import starting_runner
 from hosts.weights import load_host
 
 mode, model, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
@@ -30,7 +30,7 @@ config = replace(
     model_devices=model,
 )
 host = load_host("pocket")
-runner = StageRunner(config, config.stages[0], host, starting_memory(config, host, folder))
+runner = starting_runner(config, host, folder)
 rng = np.random.default_rng(0)
 evolved = runner.memory.params.evolved
 population = jax.tree.map(lambda x: rng.normal(size=(8, *x.shape)).astype(np.float32), evolved)

@@ -15,7 +15,7 @@ from evolve.loop import Context
 from experiments.prompts import TaskMix, resolve_budget
 from experiments.recipes import RECIPES
 from experiments.run_config import PromptConfig, RunConfig, StageConfig
-from experiments.training import StageRunner, starting_memory, train
+from experiments.training import starting_runner, train
 from hosts.spec import RopeSpec
 from hosts.weights import load_host
 from tests.tiny import save_host, tiny_llama
@@ -85,12 +85,30 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny: str, tmp_path
         train(small(tiny, use=replace(small(tiny).use, budget=0.5)), tmp_path / "run", QUIET)
 
 
+def test_a_later_stage_goes_on_in_the_same_folder(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAMM_DATA", str(GOLDEN))
+    first, second = (shrunk(RECIPES[f"llama3-8b-{stage}"], tiny) for stage in (1, 2))
+    train(first, tmp_path, QUIET)
+    before = (tmp_path / "search" / "metrics.jsonl").read_text().splitlines()
+    memory = train(second, tmp_path, QUIET)
+    after = (tmp_path / "search" / "metrics.jsonl").read_text().splitlines()
+    added = [json.loads(line) for line in after[len(before) :]]
+    assert after[: len(before)] == before and memory.provenance["generations"] == 3
+    assert [(row["generation"], row["validation_stage"]) for row in added] == [(2, "stage-2"), (3, "stage-2")]
+    with pytest.raises(ValueError, match=r"stages.*more generations"):
+        train(first, tmp_path, QUIET)
+    with pytest.raises(ValueError, match="prompts"):
+        train(replace(second, prompts=replace(second.prompts, held_out=3)), tmp_path, QUIET)
+
+
 @pytest.mark.parametrize("mode", ["recorded", "streaming"])
 def test_nothing_recompiles_from_one_generation_to_the_next(mode: str, tiny: str, tmp_path: Path) -> None:
     config = small(tiny)
     config = replace(config, use=replace(config.use, mode=mode), prompts=replace(config.prompts, pool=4, fresh=2))
     host = load_host(tiny)
-    runner = StageRunner(config, config.stages[0], host, starting_memory(config, host, tmp_path))
+    runner = starting_runner(config, host, tmp_path)
     compiled: list[float] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration, **_: compiled.append(duration) if event.endswith("backend_compile_duration") else None
@@ -111,7 +129,7 @@ def test_nothing_recompiles_from_one_generation_to_the_next(mode: str, tiny: str
 def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) -> None:
     config = small(tiny)
     host = load_host(tiny)
-    runner = StageRunner(config, config.stages[0], host, starting_memory(config, host, tmp_path))
+    runner = starting_runner(config, host, tmp_path)
     rng = np.random.default_rng()
     population = jax.tree.map(
         lambda x: rng.normal(size=(4, *x.shape)).astype(np.float32), runner.memory.params.evolved
