@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class Memory(ModelHubMixin, library_name="namm", tags=["kv-cache", "neural-atten
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, **download: Any
-    ) -> Self:
+    ) -> "Memory":
         """A trained memory from a folder or a hub id `owner/name`.
 
         revision: branch, tag or commit of a hub id. download: cache_dir, local_files_only, token, force_download.

@@ -50,9 +50,10 @@ class MemoryConfig:
         known = blocks(self.spectrum)
         unknown = [name for name in self.features if name not in known]
         if unknown or not self.features:
-            raise ValueError(f"features are {self.features}; expected some of {', '.join(known)}")
+            named = f"features are {brief(self.features)}, of which {brief(unknown)} are unknown"
+            raise ValueError(f"{named}; expected some of {', '.join(known)}")
         if len(set(self.features)) != len(self.features):
-            raise ValueError(f"features are {self.features}; each block may be named once")
+            raise ValueError(f"features are {brief(self.features)}; each block may be named once")
         check_interval(self.interval, self.spectrum.hop)
 
     @property

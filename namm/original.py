@@ -48,8 +48,11 @@ def from_original(
             "the statistics hold a negative variance or a count of 0, so they were never gathered; "
             "convert a checkpoint from after the first evaluation"
         )
+    flat = _numbers(state, member)
+    if flat.ndim != 1:
+        raise ValueError(f"{member!r} has shape {flat.shape}; expected one vector, shared by all layers and heads")
     params = Parameters(
-        from_flat(_numbers(state, member), policy.initial_scorer()),
+        from_flat(flat, policy.initial_scorer()),
         {"mean": jnp.asarray(mean), "variance": jnp.asarray(variance)},
     )
     provenance: dict[str, Any] = {"converted_from": "the original's checkpoint", "member": member}
