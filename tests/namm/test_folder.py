@@ -50,6 +50,7 @@ def edited(path: Path, change: Callable[[dict], Any]) -> None:
         (lambda c: c.update(name="x" * 100_000, provenance=[]), "provenance"),
         (lambda c: c.update({f"key{i}": i for i in range(9999)}), "expected exactly the keys"),
         (lambda c: c["memory"].update({f"key{i}": i for i in range(9999)}), "unknown fields"),
+        (lambda c: c.update(provenance={"score": float("nan")}), "NaN is not a JSON number"),
         (lambda c: c["shapes"].popitem(), "shapes are"),
         (lambda c: c["shapes"].update({"evolved.params.score.bias": [10**12]}), "shapes are"),
         (lambda c: c["memory"].update(features=["smell"]), "features"),

@@ -53,7 +53,7 @@ def test_push_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "owner" / "name" / "main" / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         namm.load("owner/name")
-    with pytest.raises(FileNotFoundError, match=r"owner/name: no such folder in .*'gone' \(OSError: 404: no owner/name "):
+    with pytest.raises(FileNotFoundError, match=r"owner/name: no such folder in .*'gone' \(OSError: 404: no owner"):
         namm.load("owner/name", revision="gone")
 
 
@@ -102,6 +102,8 @@ def test_paths_are_no_hub_ids(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="not a hub id like owner/name; check the path"):
         namm.load(name)
+    with pytest.raises(FileNotFoundError, match="smollm2: no such folder, and not a hub id"):
+        namm.Memory.from_pretrained("smollm2")
     assert asked == []
 
 
