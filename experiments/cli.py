@@ -11,6 +11,7 @@ USAGE = """usage: namm COMMAND [options]
 
   evolve [RECIPE]   search a memory for a frozen host, compare it with hand-written policies
   evaluate          memories and policies side by side on the same prompts
+  convert           a checkpoint of the original implementation into a memory's folder
   policies          the training-free policies and the memories that ship
   hosts             the frozen models that can be named
   bench             speed of the parts, as ratios in one run
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {
         "evolve": _evolve,
         "evaluate": _evaluate,
+        "convert": _convert,
         "policies": _policies,
         "hosts": _hosts,
         "bench": _bench,
@@ -82,6 +84,12 @@ def _evaluate(words: list[str]) -> None:
     from experiments.comparison import EvaluateConfig, evaluate
 
     evaluate(tyro.cli(EvaluateConfig, args=words, prog="namm evaluate"), console())
+
+
+def _convert(words: list[str]) -> None:
+    from experiments.convert import ConvertConfig, convert
+
+    convert(tyro.cli(ConvertConfig, args=words, prog="namm convert"), console())
 
 
 def _policies(words: list[str]) -> None:

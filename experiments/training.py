@@ -39,10 +39,11 @@ from experiments.tasks import Split
 from experiments.tasks.encoding import Batch
 from hosts.rollout import Schedule
 from hosts.weights import Host, load_host
-from namm.artefact import Memory, load, make, save, training_free
+from namm.artefact import Memory, load, make, training_free
 from namm.config import to_json
 from namm.contract import Parameters
 from namm.features import blocks
+from namm.folder import CONFIG
 
 START, RESULT = "start", "memory"
 
@@ -166,7 +167,7 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
 
     Zero weights, the warm start, and the spectrum's statistics over the un-evicted host's first prompts.
     """
-    kept = (folder / START).is_dir()
+    kept = (folder / START / CONFIG).is_file()  # written last
     memory = load(folder / START) if kept else warm_started(make(config.name, config.memory), config.warm_start)
     runner = StageRunner(config, config.stages[0], host, memory)
     if kept:
@@ -175,7 +176,7 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
         records = runner.pool.get("train", list(range(config.prompts.batch)))
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
     if writes():
-        save(runner.memory, folder / START)
+        runner.memory.save_pretrained(folder / START)
     return runner
 
 
@@ -219,7 +220,8 @@ def train(config: RunConfig, folder: Path, console: Console) -> Memory:
     )
     if not writes():
         return memory
-    path = save(memory, folder / RESULT)
+    path = folder / RESULT
+    memory.save_pretrained(path)
     draw_curves(result.history, folder / "curves.png", config.name)
     if result.stopped == "interrupted":
         return memory

@@ -3,12 +3,14 @@
 import dataclasses
 import typing
 from dataclasses import dataclass, field
+from reprlib import repr as brief
 from typing import Any
 
 from namm.features import SpectrumConfig, blocks
 from namm.network import ScorerName
 from namm.selection import SelectionConfig
 
+LIMIT = 2**31  # of any number in a configuration: positions and sizes are 32-bit integers
 
 @dataclass(frozen=True)
 class ScorerConfig:
@@ -48,9 +50,10 @@ class MemoryConfig:
         known = blocks(self.spectrum)
         unknown = [name for name in self.features if name not in known]
         if unknown or not self.features:
-            raise ValueError(f"features are {self.features}; expected some of {', '.join(known)}")
+            named = f"features are {brief(self.features)}, of which {brief(unknown)} are unknown"
+            raise ValueError(f"{named}; expected some of {', '.join(known)}")
         if len(set(self.features)) != len(self.features):
-            raise ValueError(f"features are {self.features}; each block may be named once")
+            raise ValueError(f"features are {brief(self.features)}; each block may be named once")
         check_interval(self.interval, self.spectrum.hop)
 
     @property
@@ -74,13 +77,18 @@ def to_json(config: Any) -> dict[str, Any]:
 def from_json(kind: type, values: Any, where: str = "config") -> Any:
     """Rebuild a config dataclass; an unknown, missing or wrongly typed field is an error that names it."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where} is {values!r}; expected an object with the fields of {kind.__name__}")
+        raise ValueError(f"{where} is {brief(values)}; expected an object with the fields of {kind.__name__}")
     fields = {f.name for f in dataclasses.fields(kind)}
     if set(values) != fields:
         unknown, missing = sorted(set(values) - fields), sorted(fields - set(values))
-        raise ValueError(f"{where}: unknown fields {unknown}, missing fields {missing}; expected {sorted(fields)}")
+        names = f"unknown fields {brief(unknown)}, missing fields {missing}"
+        raise ValueError(f"{where}: {names}; expected {sorted(fields)}")
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+    read = {name: _value(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+    try:
+        return kind(**read)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -88,7 +96,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return from_json(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where} is {value!r}; expected a list")
+            raise ValueError(f"{where} is {brief(value)}; expected a list")
         inner = typing.get_args(hint)[0]
         return tuple(_value(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
     if typing.get_origin(hint) is typing.Literal:
@@ -96,13 +104,15 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     else:
         allowed = ()
         kinds = typing.get_args(hint) or (hint,)
+        if type(value) in (int, float) and not abs(value) < LIMIT:  # not a number fails this too
+            raise ValueError(f"{where} is {brief(value)}; expected a number below {LIMIT}")
         numeric = float in kinds and isinstance(value, int) and not isinstance(value, bool)
         right = any(type(value) is k for k in kinds)
         if numeric and not right:
             return float(value)
         if not right:
             names = " or ".join(getattr(k, "__name__", str(k)) for k in kinds)
-            raise ValueError(f"{where} is {value!r}; expected {names}")
+            raise ValueError(f"{where} is {brief(value)}; expected {names}")
     if allowed and value not in allowed:
-        raise ValueError(f"{where} is {value!r}; expected one of {allowed}")
+        raise ValueError(f"{where} is {brief(value)}; expected one of {allowed}")
     return value

@@ -12,7 +12,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     code = README.split("```python\n")[1].split("```")[0]
-    folder = namm.save(random_memory(0, namm.MemoryConfig(selection=BUDGETED, interval=64)), tmp_path / "memory")
+    folder = tmp_path / "memory"
+    random_memory(0, namm.MemoryConfig(selection=BUDGETED, interval=64)).save_pretrained(folder)
     for shown, here in (("smollm2-135m", "pocket"), ("runs/smollm2/memory", str(folder))):
         assert shown in code
         code = code.replace(shown, here)

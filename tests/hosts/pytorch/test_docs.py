@@ -1,6 +1,7 @@
 """Every example of the documentation runs, in the page's order."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,47 @@ import torch
 
 from hosts.pytorch import attach, memory_report
 from hosts.pytorch.report import report
+from namm.config import MemoryConfig
 from tests.hosts.pytorch.models import GREEDY, prompts, tiny_model
+from tests.local_hub import stand_in
+from tests.namm.test_original import state
+from tests.random_host import BUDGETED, random_memory
 from tests.tiny import tiny_tokenizer
 
 PAGE = Path(__file__).parents[3] / "docs" / "pipeline.md"
 
 
-def test_the_page_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+def blocks_of(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = blocks_of(PAGE.read_text())
+    assert len(blocks) == 8
     model = tiny_model(max_position_embeddings=4096)
     names: dict[str, Any] = {"load_model": lambda: (model, tiny_tokenizer()), "torch": torch}
+    monkeypatch.chdir(tmp_path)
+    stand_in(tmp_path / "hub", monkeypatch)
+    random_memory(0, MemoryConfig(interval=64, selection=BUDGETED)).save_pretrained("runs/smollm2/memory")
+    names["evolution_state"] = state()
     for block in blocks:
         exec(block, names)
+    assert names["converted"].interval == 512
     assert max(kept.max() for kept in report(names["cache"]).kept) <= 64 + 64
+
+
+def test_the_example_of_a_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch)
+    budgeted = random_memory(0, MemoryConfig(interval=32, selection=BUDGETED))
+    own = random_memory(0, MemoryConfig(interval=32))
+    for memory, budget in ((budgeted, "0.25"), (replace(budgeted, provenance={"budget": 0.5}), "0.5"), (own, "None")):
+        name = f"you/budget-{budget}"
+        memory.push_to_hub(name)
+        (example,) = blocks_of((tmp_path / name / "main" / "README.md").read_text())
+        assert f"budget={budget})" in example and name in example
+        names = {"model": tiny_model(), "inputs": {**prompts(1, (40, 33)), **GREEDY, "max_new_tokens": 2}}
+        exec(example, names)
+        assert len(names["output"]) == 2
 
 
 def test_a_function_sees_what_it_is_told() -> None:
