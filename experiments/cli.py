@@ -11,6 +11,8 @@ USAGE = """usage: namm COMMAND [options]
 
   evolve [RECIPE]   search a memory for a frozen host, compare it with hand-written policies
   evaluate          memories and policies side by side on the same prompts
+  stream            perplexity, memory and speed over a text without end
+  chat              talk with a host in constant memory
   policies          the training-free policies and the memories that ship
   hosts             the frozen models that can be named
   bench             speed of the parts, as ratios in one run
@@ -24,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {
         "evolve": _evolve,
         "evaluate": _evaluate,
+        "stream": _stream,
+        "chat": _chat,
         "policies": _policies,
         "hosts": _hosts,
         "bench": _bench,
@@ -82,6 +86,18 @@ def _evaluate(words: list[str]) -> None:
     from experiments.comparison import EvaluateConfig, evaluate
 
     evaluate(tyro.cli(EvaluateConfig, args=words, prog="namm evaluate"), console())
+
+
+def _stream(words: list[str]) -> None:
+    from experiments.streaming import StreamConfig, stream
+
+    stream(tyro.cli(StreamConfig, args=words, prog="namm stream"), console())
+
+
+def _chat(words: list[str]) -> None:
+    from experiments.chat import ChatConfig, chat
+
+    chat(tyro.cli(ChatConfig, args=words, prog="namm chat"), console())
 
 
 def _policies(words: list[str]) -> None:
