@@ -137,5 +137,5 @@ def _answer(talk: Conversation, text: str, longest: int, console: Console) -> No
         console.out(piece or "", end="", highlight=False)  # None while a character is incomplete
     reader = talk.reader
     speed = (reader.seen - seen) / (time.perf_counter() - begin)
-    status = f"{reader.seen} tokens read, {reader.kept_share:.1%} kept, {speed:.0f} tokens/s, {size(reader.cache_bytes)}"
-    console.print(f"\n[{status}]", style="dim", markup=False, highlight=False)
+    status = f"{reader.seen} tokens read, {reader.kept_share:.1%} kept, {speed:.0f} tokens/s"
+    console.print(f"\n[{status}, cache {size(reader.cache_bytes)}]", style="dim", markup=False, highlight=False)

@@ -49,7 +49,7 @@ def size(count: int) -> str:
 
 def stream_table(rows: Sequence[dict[str, Any]]) -> Table:
     """One row a memory from the lines of a stream: perplexity of all tokens and of its best and worst line."""
-    table = Table(title="Perplexity: of all tokens, of the best and of the worst 1,000; memory: least and most resident")
+    table = Table(title="Perplexity of all tokens, of the best and the worst 1,000; least and most memory resident")
     table.add_column("memory")
     for name in ("tokens", "perplexity", "best", "worst", "cache", "resident", "tokens/s"):
         table.add_column(name, justify="right")

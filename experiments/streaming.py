@@ -49,7 +49,7 @@ class Line:
     """The last 1,000 tokens of a stream (or the rest at its end), up to token number `tokens`.
 
     perplexity: exp of the mean of -log p over these tokens, each given what the memory kept of all before it; the very
-    first token has no p and is left out. resident_bytes: of this process at the line's end.
+    first token has no p and is left out. resident_bytes: of this process, the most that was seen after any chunk.
     """
 
     memory: str
@@ -84,8 +84,8 @@ def stream(config: StreamConfig, console: Console) -> list[Line]:
                 bar.update(task, completed=line.tokens)
             if reader.seen < config.tokens:
                 console.print(
-                    f"{memory.name} stops after {reader.seen} tokens: it keeps original positions, and {host.spec.name} has "
-                    "no more of them"
+                    f"{memory.name} stops after {reader.seen} tokens: it keeps original positions, and "
+                    f"{host.spec.name} has no more of them"
                 )
     rows = [asdict(line) for line in found]
     (config.folder / "stream.json").write_text(json.dumps(rows, indent=2) + "\n")
@@ -112,7 +112,7 @@ def text_ids(host: Host, path: Path | None) -> Int[np.ndarray, " token"]:
 def read_lines(reader: Reader, text: Int[np.ndarray, " token"], tokens: int) -> Iterator[Line]:
     """Read `tokens` tokens of the text, again and again from its beginning, or as many as there is room for."""
     total = min(tokens, reader.room)
-    surprisals, clock, done = np.zeros(0), np.zeros(0), 0
+    surprisals, clock, done, resident = np.zeros(0), np.zeros(0), 0, 0
     while reader.seen < total:
         places = reader.seen + np.arange(min(reader.step, total - reader.seen))
         begin = time.perf_counter()
@@ -120,13 +120,15 @@ def read_lines(reader: Reader, text: Int[np.ndarray, " token"], tokens: int) -> 
         jax.block_until_ready(reader.stream)  # nothing of this chunk is still to be timed, or in memory
         clock = np.append(clock, np.full(len(new), (time.perf_counter() - begin) / len(new)))
         surprisals = np.append(surprisals, new)
+        resident = max(resident, resident_bytes())
         while len(surprisals) >= LINE or (reader.seen == total and len(surprisals)):
             part, surprisals = surprisals[:LINE], surprisals[LINE:]
             seconds, clock = float(np.sum(clock[:LINE])), clock[LINE:]
             perplexity = float(np.exp(np.mean(part if done else part[1:])))
             done += len(part)
             memory, speed = reader.memory.name, len(part) / seconds
-            yield Line(memory, done, perplexity, resident_bytes(), reader.cache_bytes, speed)
+            yield Line(memory, done, perplexity, resident, reader.cache_bytes, speed)
+            resident = resident_bytes()
 
 
 def resident_bytes() -> int:

@@ -114,7 +114,7 @@ class Reader:
         return surprisal
 
     def update(self, policy: Policy | None = None) -> None:
-        """An update now, by another policy with the same state where one is given (a turn's end may weigh otherwise)."""
+        """An update now; by another policy with the same state where one is given, since a turn may end otherwise."""
         engine = self.engine if policy is None else self._engine(policy)
         budget = np.array([self.layout.kept], np.int32)
         self.stream = _update(engine, self.memory.population, self.stream, budget, self.layout)
