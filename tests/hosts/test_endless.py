@@ -41,9 +41,12 @@ def read_in_parts(reader: Reader, tokens: np.ndarray, rng) -> np.ndarray:
     return np.concatenate([reader.read(part.tolist(), scored=True) for part in np.split(tokens, cuts)])
 
 
+FORWARD = jax.jit(forward, static_argnums=1)
+
+
 def surprisals(host: Host, tokens: np.ndarray) -> np.ndarray:
     """Of the host without a cache; the first token's is 0."""
-    logits = forward(host.params, SPEC, jnp.asarray(tokens[None]))[0]
+    logits = FORWARD(host.params, SPEC, jnp.asarray(tokens[None]))[0]
     scores = -np.asarray(jax.nn.log_softmax(logits))
     return np.concatenate([[0.0], scores[np.arange(len(tokens) - 1), tokens[1:]]])
 
@@ -54,13 +57,13 @@ def test_the_full_cache_reads_like_the_host_alone_in_any_portions(host, rng) -> 
     got = read_in_parts(reader, tokens, rng)
     np.testing.assert_allclose(got, surprisals(host, tokens), atol=2e-4)
     assert reader.kept_share == 1.0 and reader.seen == 200
-    last = forward(host.params, SPEC, jnp.asarray(tokens[None]))[0, -1]
+    last = FORWARD(host.params, SPEC, jnp.asarray(tokens[None]))[0, -1]
     assert reader.pick() == int(np.argmax(last))
 
 
 @pytest.mark.parametrize("sinks", [0, 4])
 def test_slot_positions_follow_the_papers_cache(host, rng, sinks: int) -> None:
-    """StreamingLLM in float64, one token at a time: first and newest tokens, keys rotated at their place in the cache."""
+    """StreamingLLM in float64, one token at a time: first and newest tokens, keys rotated by place in the cache."""
     tokens, interval = rng.integers(0, 49, 90), 8
     reader = Reader(host, training_free(f"streaming-llm:sinks={sinks}", interval=interval), BUDGET)
     got = reader.read(tokens.tolist(), scored=True)
@@ -81,27 +84,25 @@ def test_slot_positions_follow_the_papers_cache(host, rng, sinks: int) -> None:
 
 
 def test_a_window_reads_alike_at_slot_and_at_original_positions(host, rng) -> None:
-    tokens = rng.integers(0, 49, 400)
-    names = ("sliding-window", "sliding-window:position_rule=slot", "streaming-llm:sinks=0", "streaming-llm")
-    one, two, three, other = (
+    tokens = rng.integers(0, 49, 200)
+    names = ("sliding-window", "streaming-llm:sinks=0", "streaming-llm")
+    original, slot, sinks = (
         Reader(host, training_free(name, interval=INTERVAL), BUDGET).read(tokens.tolist(), scored=True)
         for name in names
     )
-    np.testing.assert_allclose(one, two, atol=5e-4)
-    np.testing.assert_array_equal(two, three)
-    assert np.max(np.abs(three - other)) > 0.01, "sinks must make a difference"
+    np.testing.assert_allclose(original, slot, atol=5e-4)
+    assert np.max(np.abs(slot - sinks)) > 0.01, "sinks must make a difference"
 
 
-@pytest.mark.parametrize("name", ["h2o", "sirllm", "namm-all-features"])
-def test_it_keeps_what_prefill_keeps(host, rng, name: str) -> None:
-    memory = all_memories()[name]
+def test_it_keeps_what_prefill_keeps(host, rng) -> None:
+    memory = all_memories()["namm-all-features"]
     tokens = rng.integers(0, 49, 3 * INTERVAL)
     reader = Reader(host, memory, BUDGET)
     read_in_parts(reader, tokens, rng)
-    stream = prefill(
+    stream = jax.jit(prefill, static_argnums=0, static_argnames="schedule")(
         make_engine(SPEC, memory.policy, memory.selection, reader.length), host.params, memory.population,
         jnp.asarray(tokens[None], jnp.int32), jnp.array([len(tokens)], jnp.int32), jnp.array([BUDGET], jnp.int32),
-        Schedule(INTERVAL, INTERVAL, BUDGET), jax.random.key(0),
+        schedule=Schedule(INTERVAL, INTERVAL, BUDGET), key=jax.random.key(0),
     )
     for field in ("valid", "positions"):
         np.testing.assert_array_equal(getattr(reader.stream.cache, field), getattr(stream.cache, field))
@@ -139,7 +140,7 @@ def test_original_positions_end_where_the_hosts_do(host, rng) -> None:
 
 def test_sampling_follows_the_softmax(host, rng) -> None:
     tokens = rng.integers(0, 49, 20)
-    logits = np.asarray(forward(host.params, SPEC, jnp.asarray(tokens[None]))[0, -1], np.float64)
+    logits = np.asarray(FORWARD(host.params, SPEC, jnp.asarray(tokens[None]))[0, -1], np.float64)
     wanted = np.exp(logits / 5 - np.max(logits / 5))
     counts = np.zeros(SPEC.vocabulary)
     reader = Reader(host, training_free("keep-all", interval=INTERVAL), 1)
