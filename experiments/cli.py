@@ -12,6 +12,8 @@ USAGE = """usage: namm COMMAND [options]
   evolve [RECIPE]   search a memory for a frozen host, compare it with hand-written policies
   evaluate          memories and policies side by side on the same prompts
   convert           a checkpoint of the original implementation into a memory's folder
+  stream            perplexity, memory and speed over a text without end
+  chat              talk with a host in constant memory
   policies          the training-free policies and the memories that ship
   hosts             the frozen models that can be named
   bench             speed of the parts, as ratios in one run
@@ -26,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evolve": _evolve,
         "evaluate": _evaluate,
         "convert": _convert,
+        "stream": _stream,
+        "chat": _chat,
         "policies": _policies,
         "hosts": _hosts,
         "bench": _bench,
@@ -90,6 +94,18 @@ def _convert(words: list[str]) -> None:
     from experiments.convert import ConvertConfig, convert
 
     convert(tyro.cli(ConvertConfig, args=words, prog="namm convert"), console())
+
+
+def _stream(words: list[str]) -> None:
+    from experiments.streaming import StreamConfig, stream
+
+    stream(tyro.cli(StreamConfig, args=words, prog="namm stream"), console())
+
+
+def _chat(words: list[str]) -> None:
+    from experiments.chat import ChatConfig, chat
+
+    chat(tyro.cli(ChatConfig, args=words, prog="namm chat"), console())
 
 
 def _policies(words: list[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -44,6 +45,50 @@ def rich_table(summaries: Sequence[Summary]) -> Table:
 def size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
+
+
+def stream_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """One row a memory from the lines of a stream: perplexity of all tokens and of its best and worst line."""
+    table = Table(title="Perplexity of all tokens, of the best and the worst 1,000; least and most memory resident")
+    table.add_column("memory")
+    for name in ("tokens", "perplexity", "best", "worst", "cache", "resident", "tokens/s"):
+        table.add_column(name, justify="right")
+    for memory, lines in _by_memory(rows).items():
+        tokens = np.array([line["tokens"] for line in lines])
+        each = np.array([line["perplexity"] for line in lines])
+        total = float(np.exp(np.average(np.log(each), weights=np.diff(tokens, prepend=0))))
+        resident = [line["resident_bytes"] for line in lines]
+        speed = float(np.median([line["tokens_per_second"] for line in lines]))
+        row = [f"{tokens[-1]:,}", f"{total:.2f}", f"{each.min():.2f}", f"{each.max():.2f}"]
+        row += [size(lines[-1]["cache_bytes"]), f"{size(min(resident))} - {size(max(resident))}", f"{speed:.0f}"]
+        table.add_row(memory, *row)
+    return table
+
+
+def draw_stream(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Perplexity and resident memory over the tokens of a stream, one line a memory."""
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    perplexity, resident = figure.subplots(2, 1, sharex=True)
+    for memory, lines in _by_memory(rows).items():
+        tokens = [line["tokens"] for line in lines]
+        perplexity.plot(tokens, [line["perplexity"] for line in lines], label=memory)
+        resident.plot(tokens, [line["resident_bytes"] / 2**20 for line in lines], label=memory)
+    perplexity.set_yscale("log")
+    perplexity.set_ylabel("perplexity of 1,000 tokens")
+    resident.set_ylim(bottom=0)
+    resident.set_ylabel("resident memory (MiB)")
+    resident.set_xlabel("tokens read")
+    for axis in (perplexity, resident):
+        axis.grid(alpha=0.3)
+        axis.legend()
+    perplexity.set_title(title)
+    figure.savefig(path, dpi=120)
+
+
+def _by_memory(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    names = dict.fromkeys(row["memory"] for row in rows)
+    return {name: [row for row in rows if row["memory"] == name] for name in names}
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> None:

@@ -122,8 +122,7 @@ def read(
     )
     wanted = engine.policy.needs & SIGNALS
     if wanted and observe:
-        signals = _signals(engine, params, stream, tokens, hidden, wanted)
-        state = _annotate(state, signals, valid, offset)
+        state = _annotate(state, signals(engine, params, stream, tokens, hidden, wanted), valid, offset)
     last = jnp.maximum(counts - 1, 0)
     moved = counts > 0
     return (
@@ -140,10 +139,13 @@ def read(
     )
 
 
-def _signals(
+def signals(
     engine: Engine, params: Params, stream: Stream, tokens: Array, hidden: Array, wanted: frozenset[str]
 ) -> dict[str, Float[Array, "batch query"]]:
-    """Per-token signals of a chunk (see `namm.contract.annotate`); 0 for the first token of a sequence."""
+    """Per-token signals of a chunk (see `namm.contract.annotate`); 0 for the first token of a sequence.
+
+    stream: as it was before the chunk. hidden: what `read` returned for the chunk.
+    """
     before = jnp.concatenate([stream.hidden[:, None], hidden[:, :-1]], axis=1)
     previous = jnp.concatenate([stream.token[:, None], tokens[:, :-1]], axis=1)
     named = {"surprisal": tokens, "repeat-surprisal": previous}

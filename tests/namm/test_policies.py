@@ -246,6 +246,29 @@ def test_an_unknown_name_lists_all_names():
     assert all(name in str(error.value) for name in POLICIES)
 
 
+def test_settings_follow_a_name_behind_a_colon():
+    assert load_policy("streaming-llm:sinks=0") == replace(load_policy("streaming-llm"), sinks=0)
+    expected = replace(load_policy("sirllm"), decay=0.25, position_rule="original")
+    assert load_policy("sirllm:decay=0.25,position_rule=original") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("streaming-llm:sink=0", "no setting 'sink'; expected NAME=VALUE with one of position_rule, sinks"),
+        ("streaming-llm:", "no setting ''"),
+        ("streaming-llm:sinks=few", "sinks is 'few'; expected int"),
+        ("sirllm:decay", "decay is ''; expected float"),
+        ("sirllm:decay=2", "decay is 2.0; expected 0 <= decay <= 1"),
+        ("expected-attention:scale=2", "no setting 'scale'"),
+        ("streaming:sinks=0", "unknown policy 'streaming'"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(name: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_policy(name)
+
+
 def test_expected_attention_without_frequencies_says_what_to_set():
     with pytest.raises(ValueError, match="frequencies"):
         load_policy("expected-attention").init(SHAPE, jax.random.key(0))
