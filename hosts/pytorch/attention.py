@@ -1,7 +1,8 @@
 """Attention over slots behind `transformers.AttentionInterface`, and what a policy sees of it.
 
-The output comes from `scaled_dot_product_attention`. Where a policy needs attention weights, a second pass over the
-same slots makes them for one chunk and one query head of each group at a time: [batch, head, query, slot] floats.
+A policy that weighs every query gets its attention from the pass that makes the output: one query head of each group at
+a time, [batch, head, query, slot] floats. Elsewhere the output comes from `scaled_dot_product_attention`, and a policy
+that weighs the last queries alone gets theirs from a pass of their own.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from hosts.pytorch.cache import NammLayer
 from hosts.pytorch.memory.state import Observation
@@ -43,44 +44,59 @@ def slot_attention(
     if namm_chunk is None or refused:
         raise ValueError(f"{type(module).__name__} cannot have a memory: it uses {refused or 'a cache of its own'}")
     layer = namm_chunk.layers[int(module.layer_idx)]  # pyright: ignore[reportArgumentType] (every decoder has it)
-    batch, query_heads, length, dim = query.shape
-    heads = key.shape[1]
-    scale = dim**-0.5 if scaling is None else scaling
-    mask = _visible(layer, namm_chunk, length)
-    folded = query.reshape(batch, heads, -1, dim)  # the queries that share a KV head side by side: no keys repeated
-    wide = None if mask is None else mask.repeat(1, 1, query_heads // heads, 1)
-    out = scaled_dot_product_attention(folded, key, value, attn_mask=wide, dropout_p=dropout, scale=scale)
-    _observe(layer, namm_chunk, query, mask, scale)
-    return out.reshape(query.shape).transpose(1, 2).contiguous(), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    hidden = _hidden(layer, namm_chunk, query.shape[2])
+    needs, depth = layer.policy.policy.needs, layer.policy.depth
+    if "attention" in needs and depth is None and not dropout:
+        out, attention = attend(query, key, value, hidden, scale)
+    else:
+        out, attention = _fast(query, key, value, hidden, scale, dropout), None
+    if needs & {"attention", "queries"}:
+        with torch.no_grad():
+            _observe(layer, namm_chunk, query, hidden, scale, attention)
+    return out.transpose(1, 2).contiguous(), None
 
 
-def _visible(layer: NammLayer, chunk: Chunk, length: int) -> Bool[Tensor, "batch head query slot"] | None:
-    """A query sees every occupied slot whose position is not after its own; None: it sees all of them."""
-    if layer.dense and length == 1:
-        return None
-    slots = layer.slots.valid.shape[2]
+def _hidden(layer: NammLayer, chunk: Chunk, length: int) -> Bool[Tensor, "batch head query last"] | None:
+    """What queries do not see among the last slots; all slots before them are seen. None: everything is.
+
+    A query sees every occupied slot whose position is not after its own.
+    """
     if layer.dense:
-        ones = torch.ones(length, slots, dtype=torch.bool, device=layer.device)
-        return ones.tril(slots - length)[None, None]
+        later = torch.ones(length, length, dtype=torch.bool, device=layer.device).triu(1)
+        return later[None, None] if length > 1 else None
     positions = chunk.positions.to(layer.device)
-    seen = layer.valid[:, :, None] & (layer.positions[:, :, None] <= positions[:, None, :, None])
-    return seen | ~seen.any(-1, keepdim=True)  # a column without a token sees anything rather than nothing: no NaN
+    hidden = ~layer.valid[:, :, None] | (layer.positions[:, :, None] > positions[:, None, :, None])
+    return hidden & ~hidden.all(-1, keepdim=True)  # a column without a token sees anything rather than nothing: no NaN
 
 
-@torch.no_grad()
-def _observe(layer: NammLayer, chunk: Chunk, query: Tensor, mask: Tensor | None, scaling: float) -> None:
+def _fast(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scaling: float, dropout: float
+) -> Float[Tensor, "batch query_head query dim"]:
+    """PyTorch's attention, the queries that share a KV head side by side: no keys are repeated."""
+    heads, slots = key.shape[1:3]
+    mask = None
+    if hidden is not None:
+        mask = pad(~hidden, (slots - hidden.shape[3], 0), value=True).repeat(1, 1, query.shape[1] // heads, 1)
+    folded = query.reshape(query.shape[0], heads, -1, query.shape[-1])
+    out = scaled_dot_product_attention(folded, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return out.reshape(query.shape)
+
+
+def _observe(
+    layer: NammLayer, chunk: Chunk, query: Tensor, hidden: Tensor | None, scaling: float, attention: Tensor | None
+) -> None:
+    """Tell the policy what it needs of a chunk; `attention` where the output's pass made it."""
     needs = layer.policy.policy.needs
-    if not needs & {"attention", "queries"}:
-        return
     keys, positions, seen = layer.slots.keys, chunk.positions, chunk.seen
     depth, length, counts = layer.policy.depth, query.shape[2], chunk.counts
     if depth is not None and depth < length and set(counts) == {length}:  # no older query can matter
         query, positions = query[:, :, -depth:], positions[:, -depth:]
-        mask = None if mask is None else mask[:, :, -depth:]
+        hidden = None if hidden is None else hidden[:, :, -depth:]
         seen, counts = tuple(n + length - depth for n in seen), (depth,) * len(counts)
-    if "attention" in needs:
-        attention = slot_weights(query, keys, mask, scaling)
-    else:
+    if attention is None and "attention" in needs:
+        attention = attend(query, keys, None, hidden, scaling)[1]
+    if attention is None:
         attention = torch.zeros(*keys.shape[:2], query.shape[2], 0, device=keys.device)
     queries = query[:, :, :0]
     if "queries" in needs:
@@ -91,22 +107,33 @@ def _observe(layer: NammLayer, chunk: Chunk, query: Tensor, mask: Tensor | None,
     layer.observe(Observation(attention, queries, counts, seen))
 
 
-def slot_weights(
+def attend(
     query: Float[Tensor, "batch query_head query dim"],
     keys: Float[Tensor, "batch head slot dim"],
-    mask: Bool[Tensor, "..."] | None,
+    values: Float[Tensor, "batch head slot dim"] | None,
+    hidden: Bool[Tensor, "..."] | None,
     scaling: float,
-) -> Float[Tensor, "batch head query slot"]:
-    """Softmax weights in float32, mean over the query heads of each KV head."""
+) -> tuple[Float[Tensor, "batch query_head query dim"], Float[Tensor, "batch head query slot"]]:
+    """The attention's output (the queries, where no values are given) and its softmax weights in float32.
+
+    The weights are the mean over the query heads of each KV head. `hidden` covers the last slots only (`_hidden`).
+    """
     groups = query.float().unflatten(1, (keys.shape[1], -1)).unbind(2)
     wide = keys.float().transpose(2, 3)
-    total = None
+    outputs, total = [], None
     for part in groups:
         logits = (part * scaling) @ wide
-        weights = (logits if mask is None else logits.masked_fill_(~mask, -torch.inf)).softmax(-1)
+        if hidden is not None:
+            logits[..., -hidden.shape[3] :].masked_fill_(hidden, -torch.inf)
+        weights = logits.softmax(-1)
+        if values is not None:
+            outputs.append(weights.to(values.dtype) @ values)
+        if weights.requires_grad:  # the backward pass needs the weights as they are
+            weights = weights.detach().clone()
         total = weights if total is None else total.add_(weights)
     assert total is not None
-    return total.div_(len(groups))
+    out = torch.stack(outputs, 2).flatten(1, 2) if outputs else query
+    return out, total.div_(len(groups)) if len(groups) > 1 else total
 
 
 def rotate(

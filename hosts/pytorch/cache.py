@@ -22,7 +22,24 @@ _HELD = 16  # decoded tokens whose observations are taken in together
 Rotate = Callable[[Tensor, Tensor], Tensor]  # vectors [..., dim] on by so many positions [...]
 
 
-class NammLayer(CacheLayerMixin):
+class RowChanges:
+    """The changes of the batch that generation asks for, as one."""
+
+    def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Apply a change of the batch to everything that is carried."""
+        raise NotImplementedError
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.map_rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.map_rows(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.map_rows(lambda x: x[indices.to(x.device)])
+
+
+class NammLayer(RowChanges, CacheLayerMixin):
     """Keys and values [batch, head, slot, dim] with position and occupancy of every slot, and the policy's state."""
 
     is_sliding = False
@@ -132,20 +149,10 @@ class NammLayer(CacheLayerMixin):
             self.state, self.slots = compact(self.state, self.slots, self.valid)
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Apply a change of the batch to everything the layer carries."""
         if self.is_initialized:
             self.flush()
             self.slots = SlotCache(*map(change, self.slots))
             self.state = PolicyState(*({k: change(v) for k, v in part.items()} for part in self.state))
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self.map_rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.map_rows(lambda x: x.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.map_rows(lambda x: x[indices.to(x.device)])
 
     def get_seq_length(self) -> int:
         """Physical slots; the logical length is the cache's."""
@@ -164,7 +171,7 @@ class NammLayer(CacheLayerMixin):
         )
 
 
-class NammCache(Cache):
+class NammCache(RowChanges, Cache):
     """One layer per decoder layer and the counters of every row.
 
     seen: tokens read. position: of the next token (below `seen` after slot-rule updates). window: tokens since the last
@@ -210,15 +217,6 @@ class NammCache(Cache):
         self.seen, self.position, self.window = ([x[i] for i in rows] for x in (self.seen, self.position, self.window))
         if self.last is not None:
             self.last = change(self.last[0]), change(self.last[1])
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self.map_rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.map_rows(lambda x: x.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.map_rows(lambda x: x[indices.to(x.device)])
 
     def crop(self, tokens_to_remove: int) -> None:
         self.memory_layers[0].crop(tokens_to_remove)

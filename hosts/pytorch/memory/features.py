@@ -10,6 +10,8 @@ from torch import Tensor
 from hosts.pytorch.memory.state import Observation, SlotCache, newest, slide
 from namm.features import NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
 
+CONTENT = {"key-cosine", "value-cosine", "norms", "near"}  # blocks that share `content`
+
 
 def observe_spectrum(
     config: SpectrumConfig, slots: dict[str, Tensor], observation: Observation
@@ -24,11 +26,11 @@ def observe_spectrum(
     complete = [(wait + count) // config.hop for wait, count in zip(pending, observation.counts, strict=True)]
     basis = torch.from_numpy(fourier_basis(config).T.astype(np.float32)).to(device)
     decay = config.decay**config.hop
-    average = slots["average"].transpose(2, 3)
+    average = slots["average"].transpose(2, 3).contiguous()
     for frame in range(max(complete)):
         starts = tuple(config.window - config.hop - wait + frame * config.hop for wait in pending)
         real, imaginary = (basis @ slide(samples, starts, config.window)).square_().chunk(2, dim=2)
-        moved = average * decay + (1.0 - decay) * (real + imaginary).sqrt_()
+        moved = average.lerp(real.add_(imaginary).sqrt_(), 1.0 - decay)
         if frame >= min(complete):  # rows whose frame is not complete stay
             due = torch.tensor([frame < n for n in complete], device=device)
             moved = torch.where(due[:, None, None, None], moved, average)
@@ -94,12 +96,18 @@ def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Fl
     return total[..., :-1] / total[..., -1:].clamp(min=1.0)
 
 
-BLOCKS: dict[str, Callable[[dict[str, Tensor], SlotCache], Tensor]] = {
-    "recency": lambda slots, cache: recency(cache),
-    "spectrum": lambda slots, cache: slots["average"],
-    "key-cosine": lambda slots, cache: content(cache)[..., :1],
-    "value-cosine": lambda slots, cache: content(cache)[..., 1:2],
-    "norms": lambda slots, cache: content(cache)[..., 2:],
-    "near": lambda slots, cache: near_mean(content(cache), cache),
-    "surprisal": lambda slots, cache: standardise(slots["surprisal"], cache.valid)[..., None],
-}
+def features(
+    names: tuple[str, ...], slots: dict[str, Tensor], cache: SlotCache
+) -> dict[str, Float[Tensor, "batch head slot width"]]:
+    """The named blocks, in this order; spectrum values are raw."""
+    shared = content(cache) if CONTENT & set(names) else torch.zeros(0)
+    blocks: dict[str, Callable[[], Tensor]] = {
+        "recency": lambda: recency(cache),
+        "spectrum": lambda: slots["average"],
+        "key-cosine": lambda: shared[..., :1],
+        "value-cosine": lambda: shared[..., 1:2],
+        "norms": lambda: shared[..., 2:],
+        "near": lambda: near_mean(shared, cache),
+        "surprisal": lambda: standardise(slots["surprisal"], cache.valid)[..., None],
+    }
+    return {name: blocks[name]() for name in names}

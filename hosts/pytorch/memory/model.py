@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hosts.pytorch.memory.features import BLOCKS, observe_spectrum
+from hosts.pytorch.memory.features import features, observe_spectrum
 from hosts.pytorch.memory.state import CacheShape, Observation, PolicyState, SlotCache, no_slots
 from namm.model import DEVIATION_FLOOR, NammPolicy
 from namm.network import QUERY_BLOCK
@@ -44,7 +44,7 @@ class TorchNamm:
 
     def features(self, state: PolicyState, cache: SlotCache) -> Float[Tensor, "batch head slot feature"]:
         """The blocks of the configuration side by side, the spectrum normalised."""
-        columns = {name: BLOCKS[name](state.slots, cache) for name in self.policy.config.features}
+        columns = features(self.policy.config.features, state.slots, cache)
         if "spectrum" in columns:
             device = columns["spectrum"].device
             columns["spectrum"] = (columns["spectrum"] - self.mean.to(device)) / self.deviation.to(device)

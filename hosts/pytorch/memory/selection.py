@@ -43,8 +43,10 @@ def update(
     """Score, select and free, in the rows that are `due`; the others keep what they hold."""
     scores, new = policy.score(state, cache)
     keep = select(scores, cache.positions, cache.valid, selection, budget)
-    keep = torch.where(due[:, None, None], keep, cache.valid)
-    return compact(PolicyState(*(_choose(due, *pair) for pair in zip(new, state, strict=True))), cache, keep)
+    if not bool(due.all()):
+        keep = torch.where(due[:, None, None], keep, cache.valid)
+        new = PolicyState(*(_choose(due, *pair) for pair in zip(new, state, strict=True)))
+    return compact(new, cache, keep)
 
 
 def _choose(due: Bool[Tensor, " batch"], new: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -59,14 +61,19 @@ def compact(
     The result owns its memory: dropped slots are freed.
     """
     counts = keep.sum(-1)
-    size = int(counts.max())
-    order = torch.argsort((~keep).to(torch.int8), dim=-1, stable=True)[..., :size]
+    size, held = int(counts.max()), keep.shape[2]
+    rank = torch.where(keep, keep.cumsum(-1) - 1, size)  # the others share a place that is cut off
+    place = torch.arange(held, device=keep.device).expand_as(rank)
+    order = rank.new_zeros(*keep.shape[:2], size + 1).scatter_(-1, rank, place)[..., :size]
+    first = held * torch.arange(keep.shape[0] * keep.shape[1], device=keep.device)
+    rows = (order.flatten(0, 1) + first[:, None]).flatten()
     filled = torch.arange(size, device=keep.device) < counts[..., None]
+    whole = bool(filled.all())
 
-    def gather(leaf: Tensor) -> Tensor:
-        expand = (...,) + (None,) * (leaf.ndim - 3)
-        taken = leaf.gather(2, order[expand].expand(*order.shape, *leaf.shape[3:]))
-        return taken.masked_fill_(~filled[expand], 0)
+    def take(leaf: Tensor) -> Tensor:
+        # whole rows at once: several times as fast as `gather`, which reads an index for every number
+        taken = leaf.flatten(0, 2).index_select(0, rows).reshape(*order.shape, *leaf.shape[3:])
+        return taken if whole else taken.masked_fill_(~filled[(...,) + (None,) * (leaf.ndim - 3)], 0)
 
-    slots = {name: gather(leaf) for name, leaf in state.slots.items()}
-    return state._replace(slots=slots), SlotCache(*map(gather, cache))
+    slots = {name: take(leaf) for name, leaf in state.slots.items()}
+    return state._replace(slots=slots), SlotCache(*map(take, cache))
