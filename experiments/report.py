@@ -1,4 +1,4 @@
-"""Records to tables and plots: rich on the screen, CSV and JSON lines on disk, PNG curves."""
+"""Records to tables and figures: rich on the screen, CSV and JSON on disk, PNG figures."""
 
 import csv
 import json
@@ -9,35 +9,79 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
-from experiments.evaluate import Summary, Verdict
+from experiments.records import TABLE, write_whole
+from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
 
 
 def write_tables(summaries: Sequence[Summary], verdicts: Sequence[Verdict], folder: Path) -> None:
-    """Write table.csv, table.json and verdicts.jsonl (one prompt and memory a line) to `folder`."""
-    rows = [asdict(summary) for summary in summaries]
-    with (folder / "table.csv").open("w", newline="") as file:
+    """Write table.csv, tasks.csv (means over tasks too), lengths.csv of a sweep and, last of all, table.json."""
+    tasks = by_task(verdicts)
+    _write_csv(folder / "table.csv", [asdict(summary) for summary in summaries])
+    _write_csv(folder / "tasks.csv", [asdict(row) for row in tasks])
+    if len({row.length for row in tasks}) > 1:
+        rows = [asdict(row) for row in by_length(tasks)]
+        _write_csv(folder / "lengths.csv", [{**row, **dict(row.pop("scores"))} for row in rows])
+    write_whole(folder / TABLE, json.dumps([asdict(summary) for summary in summaries], indent=2) + "\n")
+
+
+def _write_csv(path: Path, rows: Sequence[dict[Any, Any]]) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    (folder / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-    lines = (json.dumps(asdict(verdict), ensure_ascii=False) for verdict in verdicts)
-    (folder / "verdicts.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def rich_table(summaries: Sequence[Summary]) -> Table:
-    """Best first within a mode. "lead" is how far the reference stands above a row, paired by prompt."""
-    table = Table(title="Score with 95% intervals; lead = reference minus this row, paired by prompt")
-    for name in ("memory", "mode", "prompts"):
-        table.add_column(name)
-    for name in ("score", "lead", "kept", "cache", "state", "seconds"):
+def print_tables(console: Console, summaries: Sequence[Summary], verdicts: Sequence[Verdict]) -> None:
+    """The table; with several tasks a table of them, with several lengths what RULER makes of them."""
+    console.print(_main_table(summaries))
+    rows = by_task(verdicts)
+    if len({row.task for row in rows}) > 2:  # one task and its mean say the same
+        console.print(_task_table(rows))
+    if len({row.length for row in rows}) > 1:
+        console.print(_length_table(by_length(rows)))
+
+
+def _task_table(rows: Sequence[TaskRow]) -> Table:
+    table = Table(title="Mean score by task")
+    tasks = [task for task in dict.fromkeys(row.task for row in rows) if task != "mean"]
+    for name in ("memory", "mode", "length", *tasks, "mean"):
+        table.add_column(name, justify="left" if name in ("memory", "mode") else "right")
+    scores = {(r.memory, r.mode, r.length, r.task): f"{r.score:.3f}" for r in rows}
+    for key in dict.fromkeys((r.memory, r.mode, r.length) for r in rows):
+        table.add_row(*map(str, key), *(scores.get((*key, task), "") for task in (*tasks, "mean")))
+    return table
+
+
+def _length_table(rows: Sequence[LengthRow]) -> Table:
+    table = Table(title="Mean over tasks by length; effective length and weighted averages as RULER has them")
+    lengths = sorted({length for row in rows for length, _ in row.scores})
+    table.add_column("memory")
+    for name in (*map(str, lengths), "effective", "mean", "wAvg inc", "wAvg dec"):
         table.add_column(name, justify="right")
-    for s in sorted(summaries, key=lambda s: (s.mode, -s.score)):
+    for row in sorted(rows, key=lambda row: -row.mean):
+        figures = (f"{x:.3f}" for x in (row.mean, row.increasing, row.decreasing))
+        scores = {length: f"{score:.3f}" for length, score in row.scores}
+        effective = str(row.effective) if row.effective else "none"
+        table.add_row(row.memory, *(scores.get(length, "") for length in lengths), effective, *figures)
+    return table
+
+
+def _main_table(summaries: Sequence[Summary]) -> Table:
+    """Best first within a mode and length. "lead" is how far the reference stands above a row, paired by prompt."""
+    table = Table(title="Score with 95% intervals; lead = reference minus this row, paired by prompt")
+    for name in ("memory", "mode"):
+        table.add_column(name)
+    for name in ("length", "prompts", "score", "lead", "kept", "cache", "state", "seconds"):
+        table.add_column(name, justify="right")
+    for s in sorted(summaries, key=lambda s: (s.mode, s.length, -s.score)):
         lead = f"{s.difference:+.3f} [{s.difference_low:+.3f}, {s.difference_high:+.3f}]"
         score = f"{s.score:.3f} [{s.low:.3f}, {s.high:.3f}]"
         sizes = (size(s.cache_bytes), size(s.state_bytes))
-        table.add_row(s.memory, s.mode, str(s.prompts), score, lead, f"{s.kept:.1%}", *sizes, f"{s.seconds:.1f}")
+        counts = (str(s.length), str(s.prompts))
+        table.add_row(s.memory, s.mode, *counts, score, lead, f"{s.kept:.1%}", *sizes, f"{s.seconds:.1f}")
     return table
 
 
