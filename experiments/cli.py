@@ -10,12 +10,15 @@ from rich.console import Console
 USAGE = """usage: namm COMMAND [options]
 
   evolve [RECIPE]   search a memory for a frozen host, compare it with hand-written policies
-  evaluate          memories and policies side by side on the same prompts
+  evaluate          memories and policies side by side on the same prompts; again to resume
+  report FOLDER     a page and figures of an evaluation or a search
   policies          the training-free policies and the memories that ship
   hosts             the frozen models that can be named
   bench             speed of the parts, as ratios in one run
 
 `namm COMMAND --help` lists every option. Without a recipe, `namm evolve` runs "smollm2"."""
+
+REPORT = "Write report.html (one page, no network) and PNG figures to the folder of a finished evaluation or search."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {
         "evolve": _evolve,
         "evaluate": _evaluate,
+        "report": _report,
         "policies": _policies,
         "hosts": _hosts,
         "bench": _bench,
@@ -82,6 +86,13 @@ def _evaluate(words: list[str]) -> None:
     from experiments.comparison import EvaluateConfig, evaluate
 
     evaluate(tyro.cli(EvaluateConfig, args=words, prog="namm evaluate"), console())
+
+
+def _report(words: list[str]) -> None:
+    from experiments.page import write_report
+
+    folder = tyro.cli(tyro.conf.Positional[Path], args=words, prog="namm report", description=REPORT)
+    print(write_report(folder))
 
 
 def _policies(words: list[str]) -> None:

@@ -19,7 +19,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if found := [name for name in (VERDICTS, TABLE) if (folder / name).exists()]:
-            raise ValueError(f"folder: {folder} has {found[0]} but no {SETTINGS}, so it is another run's; choose another")
+            raise ValueError(f"folder: {folder} has {found[0]} but no {SETTINGS}: it is another run's; choose another")
         return
     before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
     for name in (*now, *before):

@@ -1,4 +1,4 @@
-"""Records to tables and figures: rich on the screen, CSV and JSON on disk, PNG figures."""
+"""Records to tables: rich on the screen, CSV and JSON on disk."""
 
 import csv
 import json
@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +20,8 @@ def write_tables(summaries: Sequence[Summary], verdicts: Sequence[Verdict], fold
     _write_csv(folder / "table.csv", [asdict(summary) for summary in summaries])
     _write_csv(folder / "tasks.csv", [asdict(row) for row in tasks])
     if len({row.length for row in tasks}) > 1:
-        rows = [asdict(row) for row in by_length(tasks)]
-        _write_csv(folder / "lengths.csv", [{**row, **dict(row.pop("scores"))} for row in rows])
+        rows = [{k: v for k, v in asdict(row).items() if k != "scores"} | dict(row.scores) for row in by_length(tasks)]
+        _write_csv(folder / "lengths.csv", rows)
     write_whole(folder / TABLE, json.dumps([asdict(summary) for summary in summaries], indent=2) + "\n")
 
 
@@ -88,32 +86,3 @@ def _main_table(summaries: Sequence[Summary]) -> Table:
 def size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
-
-
-def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Fitness of the population, score of the validated mean and step size, over generations."""
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    fitness, score, sigma = figure.subplots(3, 1, sharex=True)
-    _line(fitness, history, "best_fitness", "best of population")
-    _line(fitness, history, "mean_fitness", "mean of population")
-    _line(score, history, "validation_exact", "validation, mean of search", marker="o")
-    _line(score, history, "validation_full_exact", "full cache", linestyle="--")
-    _line(sigma, history, "sigma", "step size")
-    fitness.set_ylabel("fitness")
-    score.set_ylabel("exact match")
-    score.set_ylim(-0.02, 1.02)
-    sigma.set_ylabel("sigma")
-    sigma.set_xlabel("generation")
-    for axis in (fitness, score, sigma):
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
-    fitness.set_title(title)
-    figure.savefig(path, dpi=120)
-
-
-def _line(axis: Any, history: Sequence[dict[str, Any]], name: str, label: str, **style: Any) -> None:
-    points = [(row["generation"], row[name]) for row in history if row.get(name) is not None]
-    if points:
-        axis.plot(*zip(*points, strict=True), label=label, **style)

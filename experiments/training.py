@@ -20,6 +20,7 @@ from evolve.loop import Context, Evaluation, LoopConfig, RunResult
 from evolve.loop import run as search
 from evolve.mesh import check_population, gather, make_mesh, place, shard_population
 from experiments.evaluate import Evaluator
+from experiments.figures import draw_curves
 from experiments.objective import (
     FULL,
     Outcome,
@@ -34,7 +35,7 @@ from experiments.objective import (
 )
 from experiments.prompts import PromptSource
 from experiments.records import write_records
-from experiments.report import draw_curves, print_tables, write_tables
+from experiments.report import print_tables, write_tables
 from experiments.run_config import RunConfig, StageConfig
 from experiments.tasks import Split
 from experiments.tasks.encoding import Batch
