@@ -3,7 +3,7 @@
 import base64
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
 from experiments.report import size
 from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
 from experiments.trace import Trace
-from experiments.views import depth_grids, head_shares
+from experiments.views import Setting, depth_grids, head_shares
 
 PLOT = {"left": 34, "top": 12, "width": 190, "height": 280, "labels": 240}  # of the scatter, in SVG units
 LABEL_GAP = 15  # so that names do not overlap
@@ -50,15 +50,14 @@ def render(folder: Path, table: Sequence[Summary], verdicts: Sequence[Verdict], 
     return environment.from_string((part / "report.html").read_text(encoding="utf-8")).render(
         title=folder.resolve().name,
         facts=_facts(folder, verdicts),
-        table=sorted(table, key=lambda s: (s.mode, s.length, -s.score)),
-        several=len({s.length for s in table}) > 1,
+        table=_by_setting(table),
         reference=table[0].memory,
         tasks=_task_table(tasks),
         lengths=_length_table(by_length(tasks)),
         plot=PLOT,
         scatters=list(_scatters(table)),
         uneven=[(memory, *setting, share) for (setting, memory), share in uneven.items()],
-        even=[(m, *setting, share.mean()) for (setting, m), share in shares.items() if (setting, m) not in uneven],
+        even=_alike({key: share for key, share in shares.items() if key not in uneven}),
         top=max((float(share.max()) for share in uneven.values()), default=1.0),
         grids=depth_grids(verdicts),
         curves=base64.b64encode(curves.read_bytes()).decode() if curves.is_file() else None,
@@ -125,6 +124,21 @@ def _facts(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, str]:
     }
 
 
+def _by_setting(table: Sequence[Summary]) -> dict[Setting, list[Summary]]:
+    """Rows of every mode and length, best first."""
+    settings = dict.fromkeys((s.mode, s.length) for s in table)
+    best = sorted(table, key=lambda s: -s.score)
+    return {setting: [s for s in best if (s.mode, s.length) == setting] for setting in settings}
+
+
+def _alike(shares: Mapping[tuple[Setting, str], np.ndarray]) -> dict[tuple[str, int, str], list[str]]:
+    """Memories whose heads all keep the same share, by mode, length and that share."""
+    groups: dict[tuple[str, int, str], list[str]] = {}
+    for (setting, memory), share in shares.items():
+        groups.setdefault((*setting, f"{share.mean():.1%}"), []).append(memory)
+    return groups
+
+
 def _task_table(rows: Sequence[TaskRow]) -> dict[str, Any] | None:
     names = [task for task in dict.fromkeys(row.task for row in rows) if task != "mean"]
     if len(names) < 2:
@@ -142,11 +156,10 @@ def _length_table(rows: Sequence[LengthRow]) -> dict[str, Any] | None:
 
 def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
     """Points, ticks and labels of score against bytes; one figure a mode and length."""
-    for mode, length in dict.fromkeys((s.mode, s.length) for s in table):
-        rows = sorted((s for s in table if (s.mode, s.length) == (mode, length)), key=lambda s: -s.score)
+    for (mode, length), rows in _by_setting(table).items():
         taken = [s.cache_bytes + s.state_bytes for s in rows]
         low, high = math.log2(max(min(taken), 1)) - 0.4, math.log2(max(taken)) + 0.4
-        step = max(1, math.ceil((high - low) / 4))
+        step = max(1, math.ceil((high - low) / 3))
         ticks = range(math.ceil(low), math.floor(high) + 1, step)
 
         def place(bits: float) -> float:
@@ -156,13 +169,17 @@ def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
         labels = spread(heights, LABEL_GAP, PLOT["top"])
         yield {
             "title": f"{mode}, {length} tokens",
-            "ticks": [(place(tick), size(2**tick)) for tick in ticks],
+            "ticks": [(place(tick), _round_size(tick)) for tick in ticks],
             "points": [
                 {"x": place(math.log2(max(b, 1))), "y": y, "label": at, "row": s, "bytes": b}
                 for s, b, y, at in zip(rows, taken, heights, labels, strict=True)
             ],
             "height": max(PLOT["top"] + PLOT["height"], labels[-1]) + 40,
         }
+
+
+def _round_size(bits: int) -> str:
+    return f"{2 ** (bits - 20)} MiB" if bits >= 20 else f"{2 ** (bits - 10):g} KiB"
 
 
 def spread(heights: Sequence[float], gap: float, top: float) -> list[float]:

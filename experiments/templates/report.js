@@ -18,7 +18,7 @@
     const old = at(id).value;
     const options = names.map((name, i) => new Option(name, i));
     at(id).replaceChildren(...(all ? [new Option(all, "")] : []), ...options);
-    if (old < names.length) at(id).value = old;
+    if ([...at(id).options].some((option) => option.value === old)) at(id).value = old;
   };
   const numbers = (size) => [...Array(size).keys()].map(String);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
@@ -54,11 +54,11 @@
   function paint() {
     const layers = span("layer", prompt.shape[0]), heads = span("head", prompt.shape[1]);
     const spans = at("tokens").children;
-    for (let token = 0; token < spans.length; token++) {
-      let count = 0;
-      for (const layer of layers) for (const head of heads) count += kept(layer, head, token);
-      spans[token].style.setProperty("--k", (count / layers.length / heads.length).toFixed(3));
-    }
+    const counts = new Uint32Array(spans.length);
+    for (const layer of layers)
+      for (const head of heads) counts.forEach((_, token) => (counts[token] += kept(layer, head, token)));
+    const most = counts.reduce((a, b) => Math.max(a, b), 1);
+    counts.forEach((count, token) => spans[token].style.setProperty("--k", (count / most).toFixed(3)));
     draw(at("map"), spans.length, layers.length * heads.length, 1, (x, y) =>
       kept(layers[Math.floor(y / heads.length)], heads[y % heads.length], x));
     choose(chosen);
