@@ -58,20 +58,17 @@ class EvaluateConfig:
     trace: int = 4
     folder: Path | None = None
 
-    def __post_init__(self) -> None:
-        if self.prompts < 1 or self.batch < 1 or self.trace < 0:
-            raise ValueError(
-                f"prompts is {self.prompts}, batch {self.batch}, trace {self.trace}; expected 1, 1 and 0 or more"
-            )
-        if not self.length or len(set(self.length)) != len(self.length):
-            raise ValueError(f"length is {self.length}; expected one or more different lengths")
-
 
 def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     """Answer what the folder's records do not hold yet, print the tables and write them; a finished one ends at once.
 
     ValueError, naming the field, where the folder was begun with other settings.
     """
+    if config.prompts < 1 or config.batch < 1 or config.trace < 0:
+        got = f"prompts is {config.prompts}, batch {config.batch}, trace {config.trace}"
+        raise ValueError(f"{got}; expected 1 or more, trace 0 or more")
+    if not config.length or len(set(config.length)) != len(config.length):
+        raise ValueError(f"length is {config.length}; expected one or more different lengths")
     memories = _memories(config)
     settings = _settings(config, memories)
     folder = config.folder or Path("runs") / f"evaluate-{_digest(json.dumps(settings).encode())}"

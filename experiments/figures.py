@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -19,6 +20,7 @@ def draw_scores(table: Sequence[Summary], path: Path) -> None:
     settings = list(dict.fromkeys((s.mode, s.length) for s in table))
     figure, panels = _panels(len(settings), (5.5, 4.5))
     for panel, (mode, length) in zip(panels, settings, strict=True):
+        panel.set_prop_cycle(color=colormaps["tab20"].colors)  # pyright: ignore[reportAttributeAccessIssue]
         for s in (s for s in table if (s.mode, s.length) == (mode, length)):
             taken, error = s.cache_bytes + s.state_bytes, [[s.score - s.low], [s.high - s.score]]
             panel.errorbar(taken, s.score, error, fmt="o", capsize=2, label=s.memory)
@@ -26,7 +28,7 @@ def draw_scores(table: Sequence[Summary], path: Path) -> None:
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: size(int(x))))
         panel.set(title=f"{mode}, {length} tokens", xlabel="cache and state", ylabel="score", ylim=(-0.03, 1.03))
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="x-small")
+        panel.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
 
 
@@ -46,7 +48,9 @@ def draw_depths(grids: Sequence[DepthGrid], path: Path) -> None:
     """Mean score by prompt length and depth of the answer; one panel a memory."""
     figure, panels = _panels(len(grids), (3.2, 3.2))
     for panel, grid in zip(panels, grids, strict=True):
-        panel.imshow(grid.scores, vmin=0, vmax=1, aspect="auto", cmap="Blues")
+        image = panel.imshow(grid.scores, vmin=0, vmax=1, aspect="auto", cmap="Blues")
+        figure.colorbar(image, ax=panel)
+        panel.set_facecolor("0.8")  # where no answer stood
         panel.set_title(f"{grid.memory}, {grid.mode}", fontsize="small")
         panel.set_xticks(range(len(grid.lengths)), list(map(str, grid.lengths)))
         panel.set_yticks(range(len(grid.scores)), grid.labels, fontsize="x-small")

@@ -19,8 +19,8 @@ from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length,
 from experiments.trace import Trace
 from experiments.views import Setting, depth_grids, head_shares
 
-PLOT = {"left": 34, "top": 12, "width": 190, "height": 280, "labels": 240}  # of the scatter, in SVG units
-LABEL_GAP = 15  # so that names do not overlap
+PLOT = {"left": 34.0, "top": 12.0, "width": 190.0, "height": 280.0, "labels": 240.0}  # of the scatter, in SVG units
+LABEL_GAP = 15.0  # so that names do not overlap
 
 
 def write_report(folder: Path) -> Path:
@@ -158,7 +158,7 @@ def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
     """Points, ticks and labels of score against bytes; one figure a mode and length."""
     for (mode, length), rows in _by_setting(table).items():
         taken = [s.cache_bytes + s.state_bytes for s in rows]
-        low, high = math.log2(max(min(taken), 1)) - 0.4, math.log2(max(taken)) + 0.4
+        low, high = math.log2(max(min(taken), 1)) - 0.5, math.log2(max(*taken, 1)) + 0.5
         step = max(1, math.ceil((high - low) / 3))
         ticks = range(math.ceil(low), math.floor(high) + 1, step)
 
@@ -169,7 +169,7 @@ def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
         labels = spread(heights, LABEL_GAP, PLOT["top"])
         yield {
             "title": f"{mode}, {length} tokens",
-            "ticks": [(place(tick), _round_size(tick)) for tick in ticks],
+            "ticks": [(place(float(tick)), _round_size(tick)) for tick in ticks],
             "points": [
                 {"x": place(math.log2(max(b, 1))), "y": y, "label": at, "row": s, "bytes": b}
                 for s, b, y, at in zip(rows, taken, heights, labels, strict=True)

@@ -59,17 +59,17 @@
       for (const head of heads) counts.forEach((_, token) => (counts[token] += kept(layer, head, token)));
     const most = counts.reduce((a, b) => Math.max(a, b), 1);
     counts.forEach((count, token) => spans[token].style.setProperty("--k", (count / most).toFixed(3)));
-    draw(at("map"), spans.length, layers.length * heads.length, 1, (x, y) =>
+    const cell = Math.ceil(1200 / spans.length); // sharp when it is stretched over the page
+    draw(at("map"), spans.length, layers.length * heads.length, cell, cell, (x, y) =>
       kept(layers[Math.floor(y / heads.length)], heads[y % heads.length], x));
     choose(chosen);
   }
 
-  function draw(canvas, width, height, cell, on) {
+  function draw(canvas, width, height, cell, inner, on) {
     canvas.width = width * cell;
     canvas.height = height * cell;
     const context = canvas.getContext("2d");
     context.fillStyle = colour("--accent");
-    const inner = Math.max(1, cell - 1);
     for (let y = 0; y < height; y++)
       for (let x = 0; x < width; x++) if (on(x, y)) context.fillRect(x * cell, y * cell, inner, inner);
   }
@@ -90,7 +90,7 @@
     at("words").textContent =
       `${JSON.stringify(prompt.tokens[chosen])}, position ${chosen} of ${prompt.tokens.length}: kept by ${count} of ` +
       `${layers * heads} heads, in ${some} of ${layers} layers (below: layers across, heads down)`;
-    draw(at("cells"), layers, heads, 10, (x, y) => kept(x, y, chosen));
+    draw(at("cells"), layers, heads, 10, 9, (x, y) => kept(x, y, chosen));
   }
 
   const show = (token) => {
