@@ -32,7 +32,7 @@ class Metrics:
 
     def __init__(self, folder: str | os.PathLike, generation: int = 0):
         self.path = Path(folder) / "metrics.jsonl"
-        self.history = [record for record in _complete_lines(self.path) if record["generation"] <= generation]
+        self.history = [record for record in complete_lines(self.path) if record["generation"] <= generation]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(_line(record) for record in self.history))
         temporary.replace(self.path)
@@ -54,11 +54,11 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(clean) + "\n"
 
 
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
+def complete_lines(path: Path) -> list[dict[str, Any]]:
     """Records of a file whose last line may be torn."""
     if not path.exists():
         return []
-    lines = path.read_text(errors="replace").split("\n")[:-1]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     records = []
     for number, line in enumerate(lines, 1):
         try:

@@ -10,7 +10,8 @@ from rich.console import Console
 USAGE = """usage: namm COMMAND [options]
 
   evolve [RECIPE]   search a memory for a frozen host, compare it with hand-written policies
-  evaluate          memories and policies side by side on the same prompts
+  evaluate          memories and policies side by side on the same prompts; again to resume
+  report FOLDER     a page and figures of an evaluation or a search
   convert           a checkpoint of the original implementation into a memory's folder
   stream            perplexity, memory and speed over a text without end
   chat              talk with a host in constant memory
@@ -19,6 +20,8 @@ USAGE = """usage: namm COMMAND [options]
   bench             speed of the parts, as ratios in one run
 
 `namm COMMAND --help` lists every option. Without a recipe, `namm evolve` runs "smollm2"."""
+
+REPORT = "Write report.html (one page, no network) and PNG figures to the folder of a finished evaluation or search."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "convert": _convert,
         "stream": _stream,
         "chat": _chat,
+        "report": _report,
         "policies": _policies,
         "hosts": _hosts,
         "bench": _bench,
@@ -106,6 +110,13 @@ def _chat(words: list[str]) -> None:
     from experiments.chat import ChatConfig, chat
 
     chat(tyro.cli(ChatConfig, args=words, prog="namm chat"), console())
+
+
+def _report(words: list[str]) -> None:
+    from experiments.page import write_report
+
+    folder = tyro.cli(tyro.conf.Positional[Path], args=words, prog="namm report", description=REPORT)
+    print(write_report(folder))
 
 
 def _policies(words: list[str]) -> None:

@@ -1,38 +1,49 @@
-"""`namm evaluate`: memories and policies side by side on the same prompts."""
+"""`namm evaluate`: memories and policies side by side on the same prompts, resumable."""
 
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.evaluate import Evaluator, Summary
+from experiments.evaluate import Evaluator, token_bytes
 from experiments.objective import FULL, UseConfig
 from experiments.prompts import PromptSource, TaskMix
-from experiments.report import rich_table, write_tables
+from experiments.records import TABLE, Records, check_settings, read_table, read_verdicts
+from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
+from experiments.summary import Summary, summarise
 from experiments.tasks import Split
 from hosts.weights import load_host
-from namm.artefact import load, training_free
+from namm.artefact import Memory, load, training_free
 from namm.model import NammPolicy
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Memories and policies on held-out prompts of a task, at one budget.
+    """Memories and policies on held-out prompts of tasks, at one budget. The same command again resumes.
 
     memory: folders of trained memories, names of shipped ones, or policies (see `namm policies`); "keep-all" is always
-    added, and the first one is the reference of the paired differences. budget: tokens (an integer), share of the
-    context (a fraction such as 0.125), or None for a memory's own threshold. interval, recent, sinks: update interval
-    and protected tokens of training-free policies; a trained memory brings its own.
+    added, and the first one is the reference of the paired differences. length: one or more prompt lengths in tokens;
+    several make a sweep with RULER's effective length and weighted averages. prompts: at each length. budget: tokens
+    (an integer), share of the context (a fraction such as 0.125), or None for a memory's own threshold. interval,
+    recent, sinks: update interval and protected tokens of training-free policies; a trained memory brings its own.
+    trace: prompts of each length whose kept tokens are recorded one by one, for the page of `namm report`. folder:
+    where the records are kept and found again; default a folder of its own in runs for every choice of settings.
     """
 
     host: str = "smollm2-135m"
     memory: tuple[str, ...] = ("keydiff", "snapkv", "streaming-llm")
     task: tuple[str, ...] = ("niah-single",)
-    length: int = 1024
+    length: tuple[int, ...] = (1024,)
     budget: int | float | None = 0.25
     mode: Literal["recorded", "streaming"] = "streaming"
     split: Split = "test"
@@ -44,29 +55,70 @@ class EvaluateConfig:
     capacity: int = 1024
     chunk: int = 128
     dtype: Precision = "float32"
-    folder: Path = Path("runs/evaluate")
+    trace: int = 4
+    folder: Path | None = None
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
-    """Run, print the table, write tables and one line a prompt and memory to the folder."""
-    if config.prompts < 1 or config.batch < 1:
-        raise ValueError(f"prompts is {config.prompts}, batch {config.batch}; expected 1 or more")
-    memories = []
+    """Answer what the folder's records do not hold yet, print the tables and write them; a finished one ends at once.
+
+    ValueError, naming the field, where the folder was begun with other settings.
+    """
+    if config.prompts < 1 or config.batch < 1 or config.trace < 0:
+        got = f"prompts is {config.prompts}, batch {config.batch}, trace {config.trace}"
+        raise ValueError(f"{got}; expected 1 or more, trace 0 or more")
+    if not config.length or len(set(config.length)) != len(config.length):
+        raise ValueError(f"length is {config.length}; expected one or more different lengths")
+    memories = _memories(config)
+    settings = _settings(config, memories)
+    folder = config.folder or Path("runs") / f"evaluate-{_digest(json.dumps(settings).encode())}"
+    check_settings(folder, settings)
+    if (folder / TABLE).is_file():
+        console.print(f"{folder} holds this evaluation, finished")
+        print_tables(console, table := read_table(folder), read_verdicts(folder))
+        return table
+    use = UseConfig(config.mode, config.budget, config.capacity, config.chunk)
+    host = load_host(config.host, dtype=jnp.dtype(config.dtype))
+    sources = [PromptSource(host, TaskMix(config.task, length)) for length in config.length]
+    records = Records(folder, settings)
+    done = [records.done(length, len(memories), config.prompts, config.batch) for length in config.length]
+    records.rewrite()
+    with Progress(console=console) as bar:
+        task = bar.add_task("prompts", total=config.prompts * len(sources), completed=sum(done))
+        for source, begin in zip(sources, done, strict=True):
+            evaluator = Evaluator(source, memories, use, config.batch)
+            for finished in evaluator.batches(config.split, range(begin, config.prompts), config.trace):
+                records.append(*finished)
+                bar.advance(task, len(finished.verdicts) // len(memories))
+    table = summarise(records.verdicts, token_bytes(memories, host), memories[0].name)
+    print_tables(console, table, records.verdicts)
+    write_tables(table, records.verdicts, folder)
+    console.print(f"Records are in {folder}; `namm report {folder}` makes a page of them")
+    return table
+
+
+def _memories(config: EvaluateConfig) -> list[Memory]:
+    memories: list[Memory] = []
     for name in dict.fromkeys((*config.memory, FULL)):
         memory = load(name)
         if not isinstance(memory.policy, NammPolicy):
             memory = training_free(name, config.interval, config.recent, config.sinks)
         taken = {m.name for m in memories}
         memories.append(replace(memory, name=name) if memory.name in taken else memory)
-    use = UseConfig(config.mode, config.budget, config.capacity, config.chunk)
-    host = load_host(config.host, dtype=jnp.dtype(config.dtype))
-    source = PromptSource(host, TaskMix(config.task, config.length))
-    evaluator = Evaluator(source, memories, use, config.batch)
-    with Progress(console=console) as bar:
-        task = bar.add_task("prompts", total=config.prompts)
-        verdicts = evaluator.run(config.split, range(config.prompts), lambda n: bar.advance(task, n))
-    config.folder.mkdir(parents=True, exist_ok=True)
-    table = evaluator.summary(verdicts, memories[0].name)
-    console.print(rich_table(table))
-    write_tables(table, verdicts, config.folder)
-    return table
+    return memories
+
+
+def _settings(config: EvaluateConfig, memories: Sequence[Memory]) -> dict[str, Any]:
+    """What must be alike for an evaluation to go on: all fields, and the contents of memories and task files."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "folder"}
+    for memory in memories:
+        if leaves := jax.tree.leaves(memory.params):
+            settings[f"contents of {memory.name}"] = _digest(*(np.asarray(leaf).tobytes() for leaf in leaves))
+    for task in config.task:
+        if Path(task).suffix == ".jsonl" and Path(task).is_file():
+            settings[f"contents of {task}"] = _digest(Path(task).read_bytes())
+    return settings
+
+
+def _digest(*contents: bytes) -> str:
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:12]

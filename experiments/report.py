@@ -1,4 +1,4 @@
-"""Records to tables and plots: rich on the screen, CSV and JSON lines on disk, PNG curves."""
+"""Records to tables: rich on the screen, CSV and JSON on disk."""
 
 import csv
 import json
@@ -8,37 +8,79 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
-from experiments.evaluate import Summary, Verdict
+from experiments.records import TABLE, write_whole
+from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
 
 
 def write_tables(summaries: Sequence[Summary], verdicts: Sequence[Verdict], folder: Path) -> None:
-    """Write table.csv, table.json and verdicts.jsonl (one prompt and memory a line) to `folder`."""
-    rows = [asdict(summary) for summary in summaries]
-    with (folder / "table.csv").open("w", newline="") as file:
+    """Write table.csv, tasks.csv (means over tasks too), lengths.csv of a sweep and, last of all, table.json."""
+    tasks = by_task(verdicts)
+    _write_csv(folder / "table.csv", [asdict(summary) for summary in summaries])
+    _write_csv(folder / "tasks.csv", [asdict(row) for row in tasks])
+    if len({row.length for row in tasks}) > 1:
+        rows = [{k: v for k, v in asdict(row).items() if k != "scores"} | dict(row.scores) for row in by_length(tasks)]
+        _write_csv(folder / "lengths.csv", rows)
+    write_whole(folder / TABLE, json.dumps([asdict(summary) for summary in summaries], indent=2) + "\n")
+
+
+def _write_csv(path: Path, rows: Sequence[dict[Any, Any]]) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    (folder / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-    lines = (json.dumps(asdict(verdict), ensure_ascii=False) for verdict in verdicts)
-    (folder / "verdicts.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def rich_table(summaries: Sequence[Summary]) -> Table:
-    """Best first within a mode. "lead" is how far the reference stands above a row, paired by prompt."""
-    table = Table(title="Score with 95% intervals; lead = reference minus this row, paired by prompt")
-    for name in ("memory", "mode", "prompts"):
-        table.add_column(name)
-    for name in ("score", "lead", "kept", "cache", "state", "seconds"):
+def print_tables(console: Console, summaries: Sequence[Summary], verdicts: Sequence[Verdict]) -> None:
+    """The table; with several tasks a table of them, with several lengths what RULER makes of them."""
+    console.print(_main_table(summaries))
+    rows = by_task(verdicts)
+    if len({row.task for row in rows}) > 2:  # one task and its mean say the same
+        console.print(_task_table(rows))
+    if len({row.length for row in rows}) > 1:
+        console.print(_length_table(by_length(rows)))
+
+
+def _task_table(rows: Sequence[TaskRow]) -> Table:
+    table = Table(title="Mean score by task")
+    tasks = [task for task in dict.fromkeys(row.task for row in rows) if task != "mean"]
+    for name in ("memory", "mode", "length", *tasks, "mean"):
+        table.add_column(name, justify="left" if name in ("memory", "mode") else "right")
+    scores = {(r.memory, r.mode, r.length, r.task): f"{r.score:.3f}" for r in rows}
+    for key in dict.fromkeys((r.memory, r.mode, r.length) for r in rows):
+        table.add_row(*map(str, key), *(scores.get((*key, task), "") for task in (*tasks, "mean")))
+    return table
+
+
+def _length_table(rows: Sequence[LengthRow]) -> Table:
+    table = Table(title="Mean over tasks by length; effective length and weighted averages as RULER has them")
+    lengths = sorted({length for row in rows for length, _ in row.scores})
+    table.add_column("memory")
+    for name in (*map(str, lengths), "effective", "mean", "wAvg inc", "wAvg dec"):
         table.add_column(name, justify="right")
-    for s in sorted(summaries, key=lambda s: (s.mode, -s.score)):
+    for row in sorted(rows, key=lambda row: -row.mean):
+        figures = (f"{x:.3f}" for x in (row.mean, row.increasing, row.decreasing))
+        scores = {length: f"{score:.3f}" for length, score in row.scores}
+        effective = str(row.effective) if row.effective else "none"
+        table.add_row(row.memory, *(scores.get(length, "") for length in lengths), effective, *figures)
+    return table
+
+
+def _main_table(summaries: Sequence[Summary]) -> Table:
+    """Best first within a mode and length. "lead" is how far the reference stands above a row, paired by prompt."""
+    table = Table(title="Score with 95% intervals; lead = reference minus this row, paired by prompt")
+    for name in ("memory", "mode"):
+        table.add_column(name)
+    for name in ("length", "prompts", "score", "lead", "kept", "cache", "state", "seconds"):
+        table.add_column(name, justify="right")
+    for s in sorted(summaries, key=lambda s: (s.mode, s.length, -s.score)):
         lead = f"{s.difference:+.3f} [{s.difference_low:+.3f}, {s.difference_high:+.3f}]"
         score = f"{s.score:.3f} [{s.low:.3f}, {s.high:.3f}]"
         sizes = (size(s.cache_bytes), size(s.state_bytes))
-        table.add_row(s.memory, s.mode, str(s.prompts), score, lead, f"{s.kept:.1%}", *sizes, f"{s.seconds:.1f}")
+        counts = (str(s.length), str(s.prompts))
+        table.add_row(s.memory, s.mode, *counts, score, lead, f"{s.kept:.1%}", *sizes, f"{s.seconds:.1f}")
     return table
 
 
@@ -53,7 +95,7 @@ def stream_table(rows: Sequence[dict[str, Any]]) -> Table:
     table.add_column("memory")
     for name in ("tokens", "perplexity", "best", "worst", "cache", "resident", "tokens/s"):
         table.add_column(name, justify="right")
-    for memory, lines in _by_memory(rows).items():
+    for memory, lines in lines_by_memory(rows).items():
         tokens = np.array([line["tokens"] for line in lines])
         each = np.array([line["perplexity"] for line in lines])
         total = float(np.exp(np.average(np.log(each), weights=np.diff(tokens, prepend=0))))
@@ -65,56 +107,7 @@ def stream_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def draw_stream(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Perplexity and resident memory over the tokens of a stream, one line a memory."""
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    perplexity, resident = figure.subplots(2, 1, sharex=True)
-    for memory, lines in _by_memory(rows).items():
-        tokens = [line["tokens"] for line in lines]
-        perplexity.plot(tokens, [line["perplexity"] for line in lines], label=memory)
-        resident.plot(tokens, [line["resident_bytes"] / 2**20 for line in lines], label=memory)
-    perplexity.set_yscale("log")
-    perplexity.set_ylabel("perplexity of 1,000 tokens")
-    resident.set_ylim(bottom=0)
-    resident.set_ylabel("resident memory (MiB)")
-    resident.set_xlabel("tokens read")
-    for axis in (perplexity, resident):
-        axis.grid(alpha=0.3)
-        axis.legend()
-    perplexity.set_title(title)
-    figure.savefig(path, dpi=120)
-
-
-def _by_memory(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def lines_by_memory(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The lines of a stream under the memory that read them."""
     names = dict.fromkeys(row["memory"] for row in rows)
     return {name: [row for row in rows if row["memory"] == name] for name in names}
-
-
-def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Fitness of the population, score of the validated mean and step size, over generations."""
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    fitness, score, sigma = figure.subplots(3, 1, sharex=True)
-    _line(fitness, history, "best_fitness", "best of population")
-    _line(fitness, history, "mean_fitness", "mean of population")
-    _line(score, history, "validation_exact", "validation, mean of search", marker="o")
-    _line(score, history, "validation_full_exact", "full cache", linestyle="--")
-    _line(sigma, history, "sigma", "step size")
-    fitness.set_ylabel("fitness")
-    score.set_ylabel("exact match")
-    score.set_ylim(-0.02, 1.02)
-    sigma.set_ylabel("sigma")
-    sigma.set_xlabel("generation")
-    for axis in (fitness, score, sigma):
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
-    fitness.set_title(title)
-    figure.savefig(path, dpi=120)
-
-
-def _line(axis: Any, history: Sequence[dict[str, Any]], name: str, label: str, **style: Any) -> None:
-    points = [(row["generation"], row[name]) for row in history if row.get(name) is not None]
-    if points:
-        axis.plot(*zip(*points, strict=True), label=label, **style)

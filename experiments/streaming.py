@@ -16,7 +16,8 @@ from jaxtyping import Int
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.report import draw_stream, stream_table
+from experiments.figures import draw_stream
+from experiments.report import stream_table
 from hosts.endless import Reader, check_fit
 from hosts.weights import Host, load_host
 from namm.artefact import Memory, load

@@ -20,6 +20,7 @@ from evolve.loop import Context, Evaluation, LoopConfig, RunResult
 from evolve.loop import run as search
 from evolve.mesh import check_population, gather, make_mesh, place, shard_population
 from experiments.evaluate import Evaluator
+from experiments.figures import draw_curves
 from experiments.objective import (
     FULL,
     Outcome,
@@ -33,7 +34,8 @@ from experiments.objective import (
     stack,
 )
 from experiments.prompts import PromptSource
-from experiments.report import draw_curves, rich_table, write_tables
+from experiments.records import write_records
+from experiments.report import print_tables, write_tables
 from experiments.run_config import RunConfig, StageConfig
 from experiments.tasks import Split
 from experiments.tasks.encoding import Batch
@@ -46,6 +48,7 @@ from namm.features import blocks
 from namm.folder import CONFIG
 
 START, RESULT = "start", "memory"
+TRACED = 4  # held-out prompts whose kept tokens are recorded, for the page
 
 
 @dataclass
@@ -310,17 +313,20 @@ def compare(
     evolved, begun = replace(memory, name="evolved"), replace(start, name="start")
     counts = config.prompts
     main = Evaluator(source, [evolved, begun, *rivals(config)], config.use, counts.batch)
-    verdicts = main.run("test", range(counts.held_out), counted(console, counts.held_out, config.use.mode))
-    table = main.summary(verdicts, "evolved")
-    console.print(rich_table(table))
-    write_tables(table, verdicts, folder)
+    found = main.run("test", counts.held_out, counted(console, counts.held_out, config.use.mode), TRACED)
+    table = main.summary(found.verdicts, "evolved")
+    print_tables(console, table, found.verdicts)
+    write_records(folder, *found)
+    write_tables(table, found.verdicts, folder)
     if config.use.mode == "recorded" and counts.streaming:
         best = sorted((s for s in table if s.memory not in ("evolved", "start", FULL)), key=lambda s: -s.score)[:3]
         chosen = {s.memory for s in best} | {FULL}
         use = replace(config.use, mode="streaming")
         few = [evolved, *(m for m in rivals(config) if m.name in chosen)]
         live = Evaluator(source, few, use, counts.batch)
-        more = live.run("test", range(counts.streaming), counted(console, counts.streaming, "streaming"))
-        streamed = live.summary(more, "evolved")
-        console.print(rich_table(streamed))
-        write_tables(table + streamed, verdicts + more, folder)
+        more = live.run("test", counts.streaming, counted(console, counts.streaming, "streaming"), TRACED)
+        streamed = live.summary(more.verdicts, "evolved")
+        print_tables(console, streamed, more.verdicts)
+        verdicts = found.verdicts + more.verdicts
+        write_records(folder, verdicts, found.traces + more.traces)
+        write_tables(table + streamed, verdicts, folder)

@@ -21,6 +21,8 @@ from namm.policies import POLICIES
         (["evaluate", "--host", "pocket", "--length", "9000", "--task", "pocket-recall"], "positions"),
         (["evaluate", "--host", "pocket", "--task", "pocket-recall", "--budget", "2", "--sinks", "4"], "protected"),
         (["evolve", "pocket", "--use.budget", "2.0"], "budget is 2.0"),
+        (["evaluate", "--length", "64", "64"], "different lengths"),
+        (["report", "nowhere"], "expected the folder of a finished"),
     ],
 )
 def test_mistakes_end_in_one_clear_line(words, message, tmp_path, monkeypatch, capsys) -> None:
@@ -67,4 +69,8 @@ def test_evaluate_a_users_own_task(tmp_path: Path, capsys) -> None:
     assert {row["memory"]: row["prompts"] for row in rows} == {"streaming-llm": 3, "keep-all": 3}
     verdicts = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
     assert len(verdicts) == 6 and {v["split"] for v in verdicts} == {"test"}
-    assert "keep-all" in capsys.readouterr().out
+    assert main([*words, "--folder", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "keep-all" in shown and "finished" in shown
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "report.html").is_file() and "report.html" in capsys.readouterr().out

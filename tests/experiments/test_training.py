@@ -12,6 +12,7 @@ from rich.console import Console
 import namm
 from evolve.curriculum import Stage
 from evolve.loop import Context
+from experiments.page import write_report
 from experiments.prompts import TaskMix, resolve_budget
 from experiments.recipes import RECIPES
 from experiments.run_config import PromptConfig, RunConfig, StageConfig
@@ -75,6 +76,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny: str, tmp_path:
     train(replace(config, time_limit=0.001), tmp_path / "parts", QUIET)
     assert namm.load(tmp_path / "parts" / "memory").provenance["generations"] == 1
     parts = train(config, tmp_path / "parts", QUIET)
+    assert "data:image/png" in write_report(tmp_path / "parts").read_text(encoding="utf-8")
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
         np.testing.assert_array_equal(a, b)
 

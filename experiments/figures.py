@@ -1,0 +1,119 @@
+"""Figures as PNG: the curves of a search, score against bytes, what heads keep, score against length and depth."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from experiments.report import lines_by_memory, size
+from experiments.summary import Summary
+from experiments.views import DepthGrid, Setting
+
+
+def draw_scores(table: Sequence[Summary], path: Path) -> None:
+    """Score with its interval against the bytes that keys, values and carried state take; one panel a setting."""
+    settings = list(dict.fromkeys((s.mode, s.length) for s in table))
+    figure, panels = _panels(len(settings), (5.5, 4.5))
+    for panel, (mode, length) in zip(panels, settings, strict=True):
+        panel.set_prop_cycle(color=colormaps["tab20"].colors)  # pyright: ignore[reportAttributeAccessIssue]
+        for s in (s for s in table if (s.mode, s.length) == (mode, length)):
+            taken, error = s.cache_bytes + s.state_bytes, [[s.score - s.low], [s.high - s.score]]
+            panel.errorbar(taken, s.score, error, fmt="o", capsize=2, label=s.memory)
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: size(int(x))))
+        panel.set(title=f"{mode}, {length} tokens", xlabel="cache and state", ylabel="score", ylim=(-0.03, 1.03))
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def draw_heads(shares: Mapping[tuple[Setting, str], np.ndarray], path: Path) -> None:
+    """Kept share of every layer and head; one panel a memory and setting."""
+    figure, panels = _panels(len(shares), (4.5, 2.2))
+    top = max(float(share.max()) for share in shares.values())
+    for panel, (((mode, length), memory), share) in zip(panels, shares.items(), strict=True):
+        image = panel.imshow(share.T, vmin=0, vmax=top, aspect="auto", cmap="Blues")
+        panel.set_title(f"{memory}, {mode}, {length} tokens", fontsize="small")
+        panel.set(xlabel="layer", ylabel="head", yticks=range(share.shape[1]))
+        figure.colorbar(image, ax=panel, format="{x:.0%}")
+    figure.savefig(path, dpi=120)
+
+
+def draw_depths(grids: Sequence[DepthGrid], path: Path) -> None:
+    """Mean score by prompt length and depth of the answer; one panel a memory."""
+    figure, panels = _panels(len(grids), (3.2, 3.2))
+    for panel, grid in zip(panels, grids, strict=True):
+        image = panel.imshow(grid.scores, vmin=0, vmax=1, aspect="auto", cmap="Blues")
+        figure.colorbar(image, ax=panel)
+        panel.set_facecolor("0.8")  # where no answer stood
+        panel.set_title(f"{grid.memory}, {grid.mode}", fontsize="small")
+        panel.set_xticks(range(len(grid.lengths)), list(map(str, grid.lengths)))
+        panel.set_yticks(range(len(grid.scores)), grid.labels, fontsize="x-small")
+        panel.set(xlabel="length", ylabel="depth")
+    figure.savefig(path, dpi=120)
+
+
+def _panels(count: int, each: tuple[float, float]) -> tuple[Figure, list[Any]]:
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(each[0] * columns, each[1] * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(np.atleast_1d(figure.subplots(rows, columns)).flat)
+    for spare in panels[count:]:
+        spare.remove()
+    return figure, panels[:count]
+
+
+def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Fitness of the population, score of the validated mean and step size, over generations."""
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    fitness, score, sigma = figure.subplots(3, 1, sharex=True)
+    _line(fitness, history, "best_fitness", "best of population")
+    _line(fitness, history, "mean_fitness", "mean of population")
+    _line(score, history, "validation_exact", "validation, mean of search", marker="o")
+    _line(score, history, "validation_full_exact", "full cache", linestyle="--")
+    _line(sigma, history, "sigma", "step size")
+    fitness.set_ylabel("fitness")
+    score.set_ylabel("exact match")
+    score.set_ylim(-0.02, 1.02)
+    sigma.set_ylabel("sigma")
+    sigma.set_xlabel("generation")
+    for axis in (fitness, score, sigma):
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    fitness.set_title(title)
+    figure.savefig(path, dpi=120)
+
+
+def _line(axis: Any, history: Sequence[dict[str, Any]], name: str, label: str, **style: Any) -> None:
+    points = [(row["generation"], row[name]) for row in history if row.get(name) is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), label=label, **style)
+
+
+def draw_stream(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Perplexity and resident memory over the tokens of a stream, one line a memory."""
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    perplexity, resident = figure.subplots(2, 1, sharex=True)
+    for memory, lines in lines_by_memory(rows).items():
+        tokens = [line["tokens"] for line in lines]
+        perplexity.plot(tokens, [line["perplexity"] for line in lines], label=memory)
+        resident.plot(tokens, [line["resident_bytes"] / 2**20 for line in lines], label=memory)
+    perplexity.set_yscale("log")
+    perplexity.set_ylabel("perplexity of 1,000 tokens")
+    resident.set_ylim(bottom=0)
+    resident.set_ylabel("resident memory (MiB)")
+    resident.set_xlabel("tokens read")
+    for axis in (perplexity, resident):
+        axis.grid(alpha=0.3)
+        axis.legend()
+    perplexity.set_title(title)
+    figure.savefig(path, dpi=120)

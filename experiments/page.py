@@ -1,0 +1,193 @@
+"""`namm report`: an evaluation or a search as one page that needs no network, and its figures as PNG."""
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from experiments.figures import draw_depths, draw_heads, draw_scores
+from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
+from experiments.report import size
+from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
+from experiments.trace import Trace
+from experiments.views import Setting, depth_grids, head_shares
+
+PLOT = {"left": 34.0, "top": 12.0, "width": 190.0, "height": 280.0, "labels": 240.0}  # of the scatter, in SVG units
+LABEL_GAP = 15.0  # so that names do not overlap
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html, scores.png, heads.png and depths.png (where answers have one) beside the records.
+
+    FileNotFoundError where the folder holds no finished comparison.
+    """
+    table, verdicts = read_table(folder), read_verdicts(folder)
+    draw_scores(table, folder / "scores.png")
+    draw_heads(head_shares(verdicts), folder / "heads.png")
+    if grids := depth_grids(verdicts):
+        draw_depths(grids, folder / "depths.png")
+    path = folder / "report.html"
+    path.write_text(render(folder, table, verdicts, read_traces(folder)), encoding="utf-8")
+    return path
+
+
+def render(folder: Path, table: Sequence[Summary], verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> str:
+    """The page as HTML."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"size": size, "percent": lambda x: f"{x:.1%}"}
+    part = files("experiments.templates")
+    tasks = by_task(verdicts)
+    shares = head_shares(verdicts)
+    uneven = {key: share for key, share in shares.items() if np.ptp(share) > 1e-9}
+    curves = folder / "curves.png"
+    return environment.from_string((part / "report.html").read_text(encoding="utf-8")).render(
+        title=folder.resolve().name,
+        facts=_facts(folder, verdicts),
+        table=_by_setting(table),
+        reference=table[0].memory,
+        tasks=_task_table(tasks),
+        lengths=_length_table(by_length(tasks)),
+        plot=PLOT,
+        scatters=list(_scatters(table)),
+        uneven=[(memory, *setting, share) for (setting, memory), share in uneven.items()],
+        even=_alike({key: share for key, share in shares.items() if key not in uneven}),
+        top=max((float(share.max()) for share in uneven.values()), default=1.0),
+        grids=depth_grids(verdicts),
+        curves=base64.b64encode(curves.read_bytes()).decode() if curves.is_file() else None,
+        traced=bool(traces),
+        data=Markup(embed(token_data(traces, verdicts))),
+        style=Markup((part / "report.css").read_text(encoding="utf-8")),
+        script=Markup((part / "report.js").read_text(encoding="utf-8")),
+    )
+
+
+def token_data(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """What the page's script shows: prompts token by token, with every memory's packed bits, score and answer."""
+    found = {(v.mode, v.length, v.index, v.memory): v for v in verdicts}
+    prompts = []
+    for trace in traces:
+        own = {name: found[trace.mode, trace.length, trace.index, name] for name in trace.kept}
+        prompts.append(
+            {
+                "name": f"{trace.task} {trace.index}, {trace.length} tokens, {trace.mode}",
+                "shape": trace.shape,
+                "tokens": trace.tokens,
+                "question": trace.question,
+                "answers": trace.answers,
+                "marks": list(marks(trace)),
+                "memories": [
+                    {"name": name, "bits": trace.kept[name], "score": v.score, "answer": v.prediction, "kept": v.kept}
+                    for name, v in own.items()
+                ],
+            }
+        )
+    return prompts
+
+
+def embed(value: Any) -> str:
+    """JSON that can stand inside a script element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def marks(trace: Trace) -> Iterator[tuple[int, int]]:
+    """First and last token (exclusive) of every place where an answer stands."""
+    text = "".join(trace.tokens)
+    ends = np.cumsum([len(token) for token in trace.tokens])
+    for answer in trace.answers:
+        begin = text.find(answer)
+        while begin >= 0:
+            last = int(np.searchsorted(ends, begin + len(answer) - 1, side="right"))
+            yield int(np.searchsorted(ends, begin, side="right")), last + 1
+            begin = text.find(answer, begin + len(answer))
+
+
+def _facts(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Settings worth a line, from an evaluation's or a run's own file."""
+    run = folder / "run.json"
+    settings = json.loads((folder / SETTINGS if not run.is_file() else run).read_text(encoding="utf-8"))
+    use = settings.get("use", settings)
+    questions = sorted({v.question for v in verdicts})
+    return {
+        "host": settings["host"],
+        "tasks": ", ".join(dict.fromkeys(v.task for v in verdicts)),
+        "split": ", ".join(dict.fromkeys(v.split for v in verdicts)),
+        "budget": str(use["budget"]),
+        "question": " and ".join(f"{q} {'from' if q == 'hidden' else 'to'} the memory" for q in questions),
+    }
+
+
+def _by_setting(table: Sequence[Summary]) -> dict[Setting, list[Summary]]:
+    """Rows of every mode and length, best first."""
+    settings = dict.fromkeys((s.mode, s.length) for s in table)
+    best = sorted(table, key=lambda s: -s.score)
+    return {setting: [s for s in best if (s.mode, s.length) == setting] for setting in settings}
+
+
+def _alike(shares: Mapping[tuple[Setting, str], np.ndarray]) -> dict[tuple[str, int, str], list[str]]:
+    """Memories whose heads all keep the same share, by mode, length and that share."""
+    groups: dict[tuple[str, int, str], list[str]] = {}
+    for (setting, memory), share in shares.items():
+        groups.setdefault((*setting, f"{share.mean():.1%}"), []).append(memory)
+    return groups
+
+
+def _task_table(rows: Sequence[TaskRow]) -> dict[str, Any] | None:
+    names = [task for task in dict.fromkeys(row.task for row in rows) if task != "mean"]
+    if len(names) < 2:
+        return None
+    lines: dict[tuple[str, str, int], dict[str, float]] = {}
+    for row in rows:
+        lines.setdefault((row.memory, row.mode, row.length), {})[row.task] = row.score
+    return {"names": [*names, "mean"], "lines": lines}
+
+
+def _length_table(rows: Sequence[LengthRow]) -> dict[str, Any] | None:
+    lengths = sorted({length for row in rows for length, _ in row.scores})
+    return {"lengths": lengths, "rows": sorted(rows, key=lambda r: -r.mean)} if len(lengths) > 1 else None
+
+
+def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
+    """Points, ticks and labels of score against bytes; one figure a mode and length."""
+    for (mode, length), rows in _by_setting(table).items():
+        taken = [s.cache_bytes + s.state_bytes for s in rows]
+        low, high = math.log2(max(min(taken), 1)) - 0.5, math.log2(max(*taken, 1)) + 0.5
+        step = max(1, math.ceil((high - low) / 3))
+        ticks = range(math.ceil(low), math.floor(high) + 1, step)
+
+        def place(bits: float) -> float:
+            return PLOT["left"] + PLOT["width"] * (bits - low) / (high - low)  # noqa: B023 (used at once)
+
+        heights = [PLOT["top"] + PLOT["height"] * (1 - s.score) for s in rows]
+        labels = spread(heights, LABEL_GAP, PLOT["top"])
+        yield {
+            "title": f"{mode}, {length} tokens",
+            "ticks": [(place(float(tick)), _round_size(tick)) for tick in ticks],
+            "points": [
+                {"x": place(math.log2(max(b, 1))), "y": y, "label": at, "row": s, "bytes": b}
+                for s, b, y, at in zip(rows, taken, heights, labels, strict=True)
+            ],
+            "height": max(PLOT["top"] + PLOT["height"], labels[-1]) + 40,
+        }
+
+
+def _round_size(bits: int) -> str:
+    return f"{2 ** (bits - 20)} MiB" if bits >= 20 else f"{2 ** (bits - 10):g} KiB"
+
+
+def spread(heights: Sequence[float], gap: float, top: float) -> list[float]:
+    """Ascending heights moved apart to at least `gap`, upwards where that leaves room below `top`."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap if placed else top))
+    limit = max(heights[-1], top + gap * (len(heights) - 1))
+    for i in range(len(placed) - 1, -1, -1):
+        placed[i] = min(placed[i], limit - gap * (len(placed) - 1 - i))
+    return placed

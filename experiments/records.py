@@ -1,0 +1,126 @@
+"""An evaluation on disk: its settings, and verdicts and traces that are appended batch by batch, so that it resumes."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from evolve.tracking import complete_lines
+from experiments.summary import Summary, Verdict
+from experiments.trace import Trace
+
+SETTINGS, TABLE, VERDICTS, TRACES = "evaluate.json", "table.json", "verdicts.jsonl", "traces.jsonl"
+T = TypeVar("T", Verdict, Trace, Summary)
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """ValueError, naming the field, where the folder holds an evaluation with other settings or something else."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        if found := [name for name in (VERDICTS, TABLE) if (folder / name).exists()]:
+            raise ValueError(f"folder: {folder} has {found[0]} but no {SETTINGS}: it is another run's; choose another")
+        return
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
+    for name in (*now, *before):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"{name}: {path} has {before.get(name)!r}, got {now.get(name)!r}; an evaluation resumes with the "
+                "settings that it began with. Choose another --folder for others"
+            )
+
+
+class Records:
+    """Verdicts and traces in a folder. A batch's traces are written before its verdicts, which make it count."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+        self.folder = folder
+        self.verdicts = read_verdicts(folder)
+        self.traces = read_traces(folder)
+
+    def done(self, length: int, memories: int, prompts: int, batch: int) -> int:
+        """Prompts of a length that all memories have answered, in whole batches; what lies beyond is dropped."""
+        counts = [0] * prompts
+        for v in self.verdicts:
+            if v.length == length:
+                counts[v.index] += 1
+        complete = next((i for i, count in enumerate(counts) if count < memories), prompts)
+        done = complete if complete == prompts else complete // batch * batch
+        self.verdicts = [v for v in self.verdicts if v.length != length or v.index < done]
+        self.traces = [t for t in self.traces if t.length != length or t.index < done]
+        return done
+
+    def rewrite(self) -> None:
+        """Bring the files to what counts, before more is appended."""
+        write_records(self.folder, self.verdicts, self.traces)
+
+    def append(self, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
+        """Add a finished batch, on disk at once."""
+        for name, added in ((TRACES, traces), (VERDICTS, verdicts)):
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(_lines(added))
+        self.verdicts += verdicts
+        self.traces += traces
+
+
+def write_records(folder: Path, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
+    """Write verdicts.jsonl (one memory and prompt a line) and traces.jsonl (one prompt a line) from nothing."""
+    write_whole(folder / TRACES, _lines(traces))
+    write_whole(folder / VERDICTS, _lines(verdicts))
+
+
+def read_verdicts(folder: Path) -> list[Verdict]:
+    """The verdicts of a folder, [] where there are none; a torn last line is dropped."""
+
+    def exact(row: dict[str, Any]) -> Verdict:
+        return Verdict(**{**row, "answers": tuple(row["answers"]), "held": tuple(map(tuple, row["held"]))})
+
+    return _read(folder / VERDICTS, Verdict, exact)
+
+
+def read_traces(folder: Path) -> list[Trace]:
+    """The traces of a folder, [] where there are none; a torn last line is dropped."""
+
+    def exact(row: dict[str, Any]) -> Trace:
+        return Trace(**{**row, **{name: tuple(row[name]) for name in ("tokens", "answers", "shape")}})
+
+    return _read(folder / TRACES, Trace, exact)
+
+
+def read_table(folder: Path) -> list[Summary]:
+    """The rows of a finished comparison's table."""
+    return [_checked(folder / TABLE, Summary, lambda row: Summary(**row), row) for row in _json(folder / TABLE)]
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not found; expected the folder of a finished `namm evaluate` or `namm evolve` "
+            "(the same command again finishes it)"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read(path: Path, kind: type[T], build: Callable[[dict[str, Any]], T]) -> list[T]:
+    return [_checked(path, kind, build, row) for row in complete_lines(path)]
+
+
+def _checked(path: Path, kind: type[T], build: Callable[[dict[str, Any]], T], row: dict[str, Any]) -> T:
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if set(row) != fields:
+        unknown, missing = sorted(set(row) - fields), sorted(fields - set(row))
+        raise ValueError(f"{path}: unknown fields {unknown}, missing fields {missing}; run the comparison again")
+    return build(row)
+
+
+def _lines(records: Sequence[Verdict] | Sequence[Trace]) -> str:
+    return "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in records)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there complete or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,111 @@
+"""An evaluation that is killed and resumed is the uninterrupted one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiments import comparison
+from experiments.comparison import EvaluateConfig, evaluate
+from experiments.records import Records, read_table, read_traces, read_verdicts
+from tests.tiny import save_host, tiny_llama
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
+    folder = tmp_path_factory.mktemp("resume")
+    save_host(folder / "host", tiny_llama(max_position_embeddings=256, num_hidden_layers=1))
+    lines = [{"context": f"the {i} is {i * 37}. ok", "question": f" {i}?", "answers": [str(i * 37)]} for i in range(40)]
+    lines = [{**line, "max_new_tokens": 2} for line in lines]
+    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return EvaluateConfig(
+        str(folder / "host"), ("streaming-llm",), (str(folder / "own.jsonl"),), (64, 96), 0.5, "recorded",
+        prompts=5, batch=2, interval=16, chunk=16, trace=3, folder=folder / "whole",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(config: EvaluateConfig) -> Path:
+    evaluate(config, QUIET)
+    assert config.folder
+    return config.folder
+
+
+def found(folder: Path) -> tuple[Any, Any, Any]:
+    """What the records say, without the time they took."""
+    verdicts = [replace(v, seconds=0.0) for v in read_verdicts(folder)]
+    return verdicts, read_traces(folder), [replace(row, seconds=0.0) for row in read_table(folder)]
+
+
+@pytest.mark.parametrize("batches", [1, 4])
+def test_killed_and_resumed(
+    batches: int, config: EvaluateConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, folder=tmp_path)
+    append, written = Records.append, []
+
+    def killed(self: Records, verdicts: Any, traces: Any) -> None:
+        if len(written) == batches:  # in the middle of a batch: one whole line, one torn
+            append(self, verdicts[:1], traces)
+            with (tmp_path / "verdicts.jsonl").open("a") as file:
+                file.write('{"memory": "torn')
+            raise KeyboardInterrupt
+        written.append(verdicts)
+        append(self, verdicts, traces)
+
+    monkeypatch.setattr(Records, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, QUIET)
+    assert not (tmp_path / "table.json").exists()
+    monkeypatch.undo()
+    again: list[int] = []
+    monkeypatch.setattr(Records, "append", lambda self, v, t: (again.append(len(v)), append(self, v, t)))
+    evaluate(config, QUIET)
+    assert len(again) == 6 - batches  # two lengths of three batches
+    assert found(tmp_path) == found(whole)
+    assert len(found(whole)[0]) == 2 * 2 * 5 and len(found(whole)[1]) == 2 * 3
+
+
+def test_a_finished_one_ends_at_once(config: EvaluateConfig, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {file.name: file.read_bytes() for file in whole.iterdir()}
+    monkeypatch.delattr(comparison, "load_host")
+    assert evaluate(config, QUIET) == read_table(whole)
+    assert {file.name: file.read_bytes() for file in whole.iterdir()} == before
+    assert {"table.csv", "tasks.csv", "lengths.csv"} <= set(before)
+
+
+def test_other_settings_are_refused_by_name(config: EvaluateConfig, whole: Path, tmp_path: Path) -> None:
+    for change in ({"budget": 0.25}, {"prompts": 6}, {"memory": ("keydiff",)}, {"length": (96, 64)}):
+        with pytest.raises(ValueError, match=f"^{next(iter(change))}: .*Choose another --folder"):
+            evaluate(replace(config, **change), QUIET)
+    task = Path(config.task[0])
+    old = task.read_text()
+    task.write_text(old + "\n" + old.splitlines()[0].replace("the", "an"))
+    with pytest.raises(ValueError, match=r"^contents of .*own\.jsonl"):
+        evaluate(config, QUIET)
+    task.write_text(old)
+    (tmp_path / "table.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"another run's"):
+        evaluate(replace(config, folder=tmp_path), QUIET)
+
+
+def test_records_say_what_the_memory_saw(config: EvaluateConfig, whole: Path, tmp_path: Path) -> None:
+    verdicts = read_verdicts(whole)
+    assert {v.question for v in verdicts} == {"hidden"}
+    assert all(v.depth is not None and 0 < v.depth < 1 for v in verdicts)
+    assert all(sum(map(sum, v.held)) == pytest.approx(v.kept * v.tokens * 2) for v in verdicts)
+    for trace in read_traces(whole):
+        (own,) = (v for v in verdicts if (v.length, v.index, v.memory) == (trace.length, trace.index, "streaming-llm"))
+        assert tuple(map(tuple, trace.bits("streaming-llm").sum(2).tolist())) == own.held
+        assert set(trace.kept) == {"streaming-llm"} and "".join(trace.tokens).startswith("the ")
+    prompts = tmp_path / "whole.jsonl"
+    lines = [{"prompt": f"{i}? the {i} is", "answers": ["1"], "max_new_tokens": 2} for i in range(10, 40)]
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    shown = replace(config, task=(str(prompts),), length=(64,), prompts=1, folder=tmp_path / "shown")
+    evaluate(shown, QUIET)
+    assert {v.question for v in read_verdicts(tmp_path / "shown")} == {"shown"}

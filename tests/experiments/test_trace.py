@@ -1,0 +1,62 @@
+"""What a trace says stayed is what stands in the cache."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.trace import ORIGIN, Traced, kept_bits, pack, token_texts, unpack
+from hosts.rollout import Schedule, prefill
+from hosts.stream import Stream, make_engine
+from namm.artefact import Memory
+from tests.random_host import SPEC, all_memories, random_params
+from tests.tiny import tiny_tokenizer
+
+WIDTH, KEPT = 64, 24
+
+
+def read(memory: Memory, traced: bool, lengths: list[int], tokens: np.ndarray) -> Stream:
+    engine = make_engine(SPEC, memory.policy, memory.selection)
+    if traced:
+        engine = replace(engine, policy=Traced(engine.policy))
+    whole = jax.jit(prefill, static_argnums=(0, 6))
+    budget, schedule = jnp.full(len(lengths), KEPT), Schedule(memory.interval, 32, KEPT)
+    return whole(
+        engine, random_params(0), memory.population, jnp.asarray(tokens), jnp.asarray(lengths), budget, schedule,
+        jax.random.key(0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["namm-strict", "streaming-llm"])
+def test_origins_are_true_and_change_nothing(name: str) -> None:
+    memory, lengths = all_memories()[name], [WIDTH, 50]
+    tokens = np.random.default_rng().integers(0, SPEC.vocabulary - 1, (2, WIDTH)).astype(np.int32)
+    plain, traced = read(memory, False, lengths, tokens), read(memory, True, lengths, tokens)
+    for a, b in zip(plain.cache, traced.cache, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    valid, origin = np.asarray(traced.cache.valid), np.asarray(traced.state.slots[ORIGIN])
+    assert ((origin > 0) == valid).all()
+    if memory.policy.position_rule == "original":
+        np.testing.assert_array_equal(origin[valid] - 1, np.asarray(traced.cache.positions)[valid])
+    for row, length in enumerate(lengths):
+        bits = kept_bits(origin[:, row], length)
+        np.testing.assert_array_equal(bits.sum(2), valid[:, row].sum(2))
+        if name == "streaming-llm":  # renumbers its slots: the first four tokens and the newest
+            assert (np.flatnonzero(bits[0, 0]) == [0, 1, 2, 3, *range(length - KEPT + 4, length)]).all()
+
+
+def test_bits_pack_and_unpack() -> None:
+    rng = np.random.default_rng()
+    shape = (int(rng.integers(1, 5)), int(rng.integers(1, 5)), int(rng.integers(1, 70)))
+    bits = rng.random(shape) < 0.3
+    np.testing.assert_array_equal(unpack(pack(bits), shape), bits)
+    with pytest.raises(ValueError, match="expected"):
+        unpack(pack(bits), (shape[0] + 1, *shape[1:]))
+
+
+def test_token_texts_join_to_the_text() -> None:
+    tokenizer = tiny_tokenizer()
+    text = "one  two\n three!"
+    assert "".join(token_texts(tokenizer, tokenizer(text)["input_ids"])) == text
