@@ -95,7 +95,7 @@ def test_a_window_reads_alike_at_slot_and_at_original_positions(host, rng) -> No
 
 
 def test_it_keeps_what_prefill_keeps(host, rng) -> None:
-    memory = all_memories()["namm-all-features"]
+    memory = all_memories()["h2o"]
     tokens = rng.integers(0, 49, 3 * INTERVAL)
     reader = Reader(host, memory, BUDGET)
     read_in_parts(reader, tokens, rng)
