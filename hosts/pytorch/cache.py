@@ -96,15 +96,17 @@ class NammLayer(RowChanges, CacheLayerMixin):
         return self.slots.keys, self.slots.values
 
     def _append(self, new: SlotCache, length: int) -> None:
-        """Write behind the slots in use; a decoded token finds room for several, so that few steps copy the cache."""
+        """Put slots behind those in use; a decoded token finds room for several, so that few steps copy the cache."""
+        if length > 1:
+            self.slots = SlotCache(*(torch.cat(pair, dim=2) for pair in zip(self.slots, new, strict=True)))
+            return
         used = self.positions.shape[2]
         assert self.buffers is not None
-        if used + length > self.buffers.positions.shape[2]:
-            room = length if length > 1 else _ROOM
-            self.buffers = SlotCache(*(_grow(x, room) for x in self.slots))
+        if used == self.buffers.positions.shape[2]:
+            self.buffers = SlotCache(*(_grow(x, _ROOM) for x in self.slots))
         for buffer, part in zip(self.buffers, new, strict=True):
-            buffer[:, :, used : used + length] = part
-        self.keys, self.values, self.positions, self.valid = (x[:, :, : used + length] for x in self.buffers)
+            buffer[:, :, used : used + 1] = part
+        self.keys, self.values, self.positions, self.valid = (x[:, :, : used + 1] for x in self.buffers)
 
     def observe(self, seen: Observation) -> None:
         """Take note of a chunk. Single tokens wait until some have come: no chunking changes what a policy sees."""
