@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from rich.console import Console
 from rich.table import Table
 
@@ -63,18 +63,27 @@ class Ratio:
     unit: str = "s"
 
 
-def in_turn(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
-    """Seconds of both and the median of their pairwise ratios; each runs once beforehand to compile."""
+def laps(calls: Sequence[Callable[[], Any]], rounds: int) -> Float[np.ndarray, "rounds call"]:
+    """Seconds of every call, in turn; each runs once beforehand to compile."""
 
     def seconds(call: Callable[[], Any]) -> float:
         begin = time.perf_counter()
         jax.block_until_ready(call())
         return time.perf_counter() - begin
 
-    for call in (first, second):
+    for call in calls:
         seconds(call)
-    pairs = np.array([(seconds(first), seconds(second)) for _ in range(rounds)])
-    return float(np.median(pairs[:, 0])), float(np.median(pairs[:, 1])), float(np.median(pairs[:, 0] / pairs[:, 1]))
+    return np.array([[seconds(call) for call in calls] for _ in range(rounds)])
+
+
+def paired(first: Float[np.ndarray, " rounds"], second: Float[np.ndarray, " rounds"]) -> tuple[float, float, float]:
+    """Medians of both and of their pairwise ratios."""
+    return float(np.median(first)), float(np.median(second)), float(np.median(first / second))
+
+
+def in_turn(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
+    """Seconds of both and the median of their pairwise ratios."""
+    return paired(*laps((first, second), rounds).T)
 
 
 def namm_memory(interval: int, features: tuple[str, ...] = ("recency", "spectrum")) -> Memory:
@@ -264,15 +273,17 @@ def bench(config: BenchConfig, console: Console) -> list[Ratio]:
         "strategy": lambda: bench_strategy(config.rounds),
         "peak": lambda: bench_peak(config.host),
     }
-    table = Table("what", "first", "second", "ratio", "aim", title=f"{jax.devices()[0].device_kind}, medians of pairs")
-    found: list[Ratio] = []
-    for part in config.parts:
-        for row in parts[part]():
-            found.append(row)
-            table.add_row(
-                row.what, f"{row.first:.3g} {row.unit}", f"{row.second:.3g} {row.unit}", f"{row.ratio:.3f}", row.aim
-            )
-    console.print(table)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    (config.folder / "bench.json").write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
+    found = [row for part in config.parts for row in parts[part]()]
+    publish(found, f"{jax.devices()[0].device_kind}, medians of pairs", config.folder / "bench.json", console)
     return found
+
+
+def publish(rows: list[Ratio], title: str, path: Path, console: Console) -> None:
+    """Print a table and write the same as JSON."""
+    table = Table("what", "first", "second", "ratio", "aim", title=title)
+    for row in rows:
+        numbers = (f"{row.first:.3g} {row.unit}", f"{row.second:.3g} {row.unit}", f"{row.ratio:.3f}")
+        table.add_row(row.what, *numbers, row.aim)
+    console.print(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")

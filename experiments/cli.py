@@ -18,6 +18,7 @@ USAGE = """usage: namm COMMAND [options]
   policies          the training-free policies and the memories that ship
   hosts             the frozen models that can be named
   bench             speed of the parts, as ratios in one run
+  bench inference   a Hugging Face model with a memory against itself without: cache bytes, prefill, decoding
 
 `namm COMMAND --help` lists every option. Without a recipe, `namm evolve` runs "smollm2"."""
 
@@ -134,6 +135,11 @@ def _hosts(words: list[str]) -> None:
 
 
 def _bench(words: list[str]) -> None:
+    if words and words[0] == "inference":
+        from experiments.bench_inference import InferenceConfig, bench_inference
+
+        bench_inference(tyro.cli(InferenceConfig, args=words[1:], prog="namm bench inference"), console())
+        return
     from experiments.bench import BenchConfig, bench
 
     bench(tyro.cli(BenchConfig, args=words, prog="namm bench"), console())

@@ -149,6 +149,8 @@ def attach(
     updates (default: the memory's). chunk: tokens read at once. A row's cache holds at most budget + interval tokens.
     ValueError for a model, or settings, that cannot work.
     """
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("the model is wrapped by torch.compile; attach first: torch.compile(attach(model, ...))")
     if getattr(model, _ATTACHED, None) is not None:
         raise ValueError("the model has a memory already; detach(model) first")
     memory = _memory(memory)

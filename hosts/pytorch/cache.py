@@ -17,7 +17,7 @@ from hosts.pytorch.memory.selection import compact, update
 from hosts.pytorch.memory.state import CacheShape, Observation, PolicyState, SlotCache, TorchPolicy
 from namm.selection import SelectionConfig
 
-_ROOM = 32  # slots that decoding adds at a time
+_ROOM = 32  # slots that decoding adds at a time, at most
 _HELD = 16  # decoded tokens whose observations are taken in together
 Rotate = Callable[[Tensor, Tensor], Tensor]  # vectors [..., dim] on by so many positions [...]
 
@@ -55,7 +55,7 @@ class NammLayer(RowChanges, CacheLayerMixin):
         self.keys = self.values = None
         self.state = PolicyState({}, {})
         self.dense = True  # every slot is occupied
-        self.coming: tuple[Tensor, Tensor, bool] | None = None
+        self.coming: tuple[Tensor, Tensor, bool, int] | None = None
         self.buffers: SlotCache | None = None  # the slots and room for more
         self.pending: list[Observation] = []
 
@@ -76,9 +76,11 @@ class NammLayer(RowChanges, CacheLayerMixin):
     def slots(self, cache: SlotCache) -> None:
         self.keys, self.values, self.positions, self.valid = self.buffers = cache
 
-    def expect(self, positions: Int[Tensor, "batch query"], real: Bool[Tensor, "batch query"], all_real: bool) -> None:
-        """Announce the chunk whose keys and values come next."""
-        self.coming = positions, real, all_real
+    def expect(
+        self, positions: Int[Tensor, "batch query"], real: Bool[Tensor, "batch query"], all_real: bool, left: int
+    ) -> None:
+        """Announce the chunk whose keys and values come next; `left` tokens, it among them, come before an update."""
+        self.coming = positions, real, all_real, left
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append a chunk and return all slots. Columns that hold no token become empty slots, zeroed."""
@@ -86,25 +88,27 @@ class NammLayer(RowChanges, CacheLayerMixin):
             raise ValueError("this cache serves a model with a memory attached; call that model")
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        (positions, real, all_real), self.coming = self.coming, None
+        (positions, real, all_real, left), self.coming = self.coming, None
         if not all_real:
             key_states, value_states = (x.masked_fill(~real[:, None, :, None], 0) for x in (key_states, value_states))
         heads, length = key_states.shape[1:3]
         rows = (x.to(self.device)[:, None].expand(-1, heads, -1) for x in (positions.int(), real))
-        self._append(SlotCache(key_states, value_states, *rows), length)
+        self._append(SlotCache(key_states, value_states, *rows), length, left)
         self.dense = self.dense and all_real
         return self.slots.keys, self.slots.values
 
-    def _append(self, new: SlotCache, length: int) -> None:
-        """Write behind the slots in use; a decoded token finds room for several, so that few steps copy the cache."""
+    def _append(self, new: SlotCache, length: int, left: int) -> None:
+        """Put slots behind those in use; a decoded token finds room for several, so that few steps copy the cache."""
+        if length > 1:
+            self.slots = SlotCache(*(torch.cat(pair, dim=2) for pair in zip(self.slots, new, strict=True)))
+            return
         used = self.positions.shape[2]
         assert self.buffers is not None
-        if used + length > self.buffers.positions.shape[2]:
-            room = length if length > 1 else _ROOM
-            self.buffers = SlotCache(*(_grow(x, room) for x in self.slots))
+        if used == self.buffers.positions.shape[2]:
+            self.buffers = SlotCache(*(_grow(x, min(_ROOM, left)) for x in self.slots))
         for buffer, part in zip(self.buffers, new, strict=True):
-            buffer[:, :, used : used + length] = part
-        self.keys, self.values, self.positions, self.valid = (x[:, :, : used + length] for x in self.buffers)
+            buffer[:, :, used : used + 1] = part
+        self.keys, self.values, self.positions, self.valid = (x[:, :, : used + 1] for x in self.buffers)
 
     def observe(self, seen: Observation) -> None:
         """Take note of a chunk. Single tokens wait until some have come: no chunking changes what a policy sees."""

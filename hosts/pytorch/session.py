@@ -106,8 +106,9 @@ class Session:
         positions = positions.to(at.device)
         if inputs.positions is not None and not self.slot_rule:
             positions = torch.where(real.to(at.device), inputs.positions.gather(1, at), positions)
+        room = self.schedule.interval - min(cache.window)
         for layer in cache.memory_layers:
-            layer.expect(positions, real, all(count == length for count in counts))
+            layer.expect(positions, real, all(count == length for count in counts), room)
         chunk = Chunk(cache.memory_layers, positions, counts, list(cache.seen))
         tokens = inputs.take(at)
         out = forward(

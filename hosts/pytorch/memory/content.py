@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hosts.pytorch.memory.features import mean_cosine
+from hosts.pytorch.memory.features import mean_cosine, squared_norm
 from hosts.pytorch.memory.position import BasePort, Scored, sinks_first
 from hosts.pytorch.memory.state import CacheShape, PolicyState, SlotCache, no_slots, pack, unpack
 
@@ -17,7 +17,8 @@ class KeyNorm(BasePort):
 
 class KeyDiff(BasePort):
     def score(self, state: PolicyState, cache: SlotCache) -> Scored:
-        return -mean_cosine(cache.keys, cache.valid), state
+        keys = cache.keys.float()
+        return -mean_cosine(keys, squared_norm(keys), cache.valid), state
 
 
 class LagKV(BasePort):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hosts.pytorch.memory.state import Observation, SlotCache, newest, slide
+from hosts.pytorch.memory.state import Observation, SlotCache, newest, slide, take
 from namm.features import NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
 
 CONTENT = {"key-cosine", "value-cosine", "norms", "near"}  # blocks that share `content`
@@ -48,8 +48,8 @@ def recency(cache: SlotCache) -> Float[Tensor, "batch head slot 8"]:
 
 
 def standardise(
-    x: Float[Tensor, "batch head slot"], valid: Bool[Tensor, "batch head slot"]
-) -> Float[Tensor, "batch head slot"]:
+    x: Float[Tensor, "*block batch head slot"], valid: Bool[Tensor, "batch head slot"]
+) -> Float[Tensor, "*block batch head slot"]:
     """Zero mean and unit variance over the occupied slots of a head."""
     total = valid.sum(-1, keepdim=True).clamp(min=1)
     x = torch.where(valid, x, 0.0)
@@ -59,26 +59,31 @@ def standardise(
 
 
 def mean_cosine(
-    x: Float[Tensor, "batch head slot dim"], valid: Bool[Tensor, "batch head slot"]
+    x: Float[Tensor, "batch head slot dim"],
+    squares: Float[Tensor, "batch head slot"],
+    valid: Bool[Tensor, "batch head slot"],
 ) -> Float[Tensor, "batch head slot"]:
-    """Cosine of each vector to the mean direction of its head's (of keys: arXiv 2504.15364)."""
-    x = x.float()
-    unit = x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-12)
-    mean = torch.where(valid[..., None], unit, 0.0).sum(2)
+    """Cosine of each vector to the mean direction of its head's (of keys: arXiv 2504.15364).
+
+    Two products with the vectors as they stand: no array of unit vectors is made.
+    """
+    scale = torch.rsqrt(squares + 1e-12)
+    mean = torch.where(valid, scale, 0.0)[:, :, None] @ x
     mean = mean * torch.rsqrt((mean * mean).sum(-1, keepdim=True) + 1e-12)
-    return torch.einsum("bhsd,bhd->bhs", unit, mean)
+    return (x @ mean.transpose(2, 3))[..., 0] * scale
 
 
-def log_norm(x: Float[Tensor, "batch head slot dim"]) -> Float[Tensor, "batch head slot"]:
-    x = x.float()
-    return 0.5 * torch.log((x * x).sum(-1) + 1e-12)
+def squared_norm(x: Float[Tensor, "batch head slot dim"]) -> Float[Tensor, "batch head slot"]:
+    return (x * x).sum(-1)
 
 
 def content(cache: SlotCache) -> Float[Tensor, "batch head slot 4"]:
     """Cosines of key and value to their head's mean, and their log norms, relative to the head's other tokens."""
-    pair = (cache.keys, cache.values)
-    raw = [*(mean_cosine(x, cache.valid) for x in pair), *map(log_norm, pair)]
-    return torch.stack([standardise(x, cache.valid) for x in raw], dim=-1)
+    pair = (cache.keys.float(), cache.values.float())
+    squares = [squared_norm(x) for x in pair]
+    cosines = [mean_cosine(x, norm, cache.valid) for x, norm in zip(pair, squares, strict=True)]
+    norms = [0.5 * torch.log(x + 1e-12) for x in squares]
+    return standardise(torch.stack([*cosines, *norms]), cache.valid).movedim(0, -1)
 
 
 def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Float[Tensor, "batch head slot width"]:
@@ -89,10 +94,7 @@ def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Fl
     first = torch.searchsorted(positions, (positions - NEAR).contiguous(), side="left")
     last = torch.searchsorted(positions, (positions + NEAR).contiguous(), side="right")
 
-    def at(index: Tensor) -> Tensor:
-        return sums.gather(2, index[..., None].expand(*index.shape, sums.shape[-1]))
-
-    total = at(last) - at(first)
+    total = take(sums, last) - take(sums, first)
     return total[..., :-1] / total[..., -1:].clamp(min=1.0)
 
 

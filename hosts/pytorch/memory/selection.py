@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hosts.pytorch.memory.state import PolicyState, SlotCache, TorchPolicy
+from hosts.pytorch.memory.state import PolicyState, SlotCache, TorchPolicy, take
 from namm.selection import SelectionConfig
 
 
@@ -61,19 +61,16 @@ def compact(
     The result owns its memory: dropped slots are freed.
     """
     counts = keep.sum(-1)
-    size, held = int(counts.max()), keep.shape[2]
+    size = int(counts.max())
     rank = torch.where(keep, keep.cumsum(-1) - 1, size)  # the others share a place that is cut off
-    place = torch.arange(held, device=keep.device).expand_as(rank)
+    place = torch.arange(keep.shape[2], device=keep.device).expand_as(rank)
     order = rank.new_zeros(*keep.shape[:2], size + 1).scatter_(-1, rank, place)[..., :size]
-    first = held * torch.arange(keep.shape[0] * keep.shape[1], device=keep.device)
-    rows = (order.flatten(0, 1) + first[:, None]).flatten()
     filled = torch.arange(size, device=keep.device) < counts[..., None]
     whole = bool(filled.all())
 
-    def take(leaf: Tensor) -> Tensor:
-        # whole rows at once: several times as fast as `gather`, which reads an index for every number
-        taken = leaf.flatten(0, 2).index_select(0, rows).reshape(*order.shape, *leaf.shape[3:])
+    def gather(leaf: Tensor) -> Tensor:
+        taken = take(leaf, order)
         return taken if whole else taken.masked_fill_(~filled[(...,) + (None,) * (leaf.ndim - 3)], 0)
 
-    slots = {name: take(leaf) for name, leaf in state.slots.items()}
-    return state._replace(slots=slots), SlotCache(*map(take, cache))
+    slots = {name: gather(leaf) for name, leaf in state.slots.items()}
+    return state._replace(slots=slots), SlotCache(*map(gather, cache))

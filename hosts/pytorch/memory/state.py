@@ -7,7 +7,7 @@ number of slots is not static: it grows with every chunk and shrinks at an updat
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -95,6 +95,13 @@ def slide(
     index = torch.tensor(starts, device=series.device)[:, None] + torch.arange(length, device=series.device)
     index = index.clamp(max=series.shape[2] - 1)[:, None, :, None]
     return series.gather(2, index.expand(*series.shape[:2], length, series.shape[3]))
+
+
+def take(x: Shaped[Tensor, "batch head slot *rest"], index: Int[Tensor, "batch head place"]) -> Tensor:
+    """The slots at `index`, whole rows at once: several times as fast as `gather`, which reads an index per number."""
+    first = x.shape[2] * torch.arange(x.shape[0] * x.shape[1], device=x.device)
+    rows = (index.flatten(0, 1) + first[:, None]).flatten()
+    return x.flatten(0, 2).index_select(0, rows).reshape(*index.shape, *x.shape[3:])
 
 
 def pack(x: Tensor, chosen: Bool[Tensor, "batch head slot"]) -> Tensor:
