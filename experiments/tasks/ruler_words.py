@@ -15,6 +15,7 @@ from experiments.tasks.sample import Sample, Split, generator, held_in
 
 SHORTEST = 1024  # tokens from which on RULER's own settings fit
 COMMON = 10
+QUESTION = "Question: Which 10 words appear most often in the list above?"
 ZETA = math.pi**2 / 6  # zeta(2), the sum of all 1 / rank^2
 
 
@@ -104,9 +105,9 @@ def zipf_counts(total: int, size: int) -> list[int]:
 
 
 def draw_words(rng: np.random.Generator, split: Split, rare: int) -> tuple[list[str], list[str]]:
-    """Ten words of the split and `rare` further ones; hyphened pairs where the vocabulary ends."""
+    """Ten words of the split, none inside the question, and `rare` more; hyphened pairs where the vocabulary ends."""
     words = [vocabulary()[i] for i in rng.permutation(len(vocabulary()))]
-    common = [word for word in words if held_in(word, split)][:COMMON]
+    common = [word for word in words if held_in(word, split) and word not in QUESTION][:COMMON]
     others = [word for word in words if word not in common][:rare]
     pairs: dict[str, None] = {}
     while len(others) + len(pairs) < rare:
@@ -135,6 +136,6 @@ def _example(rng: np.random.Generator, split: Split, length: int) -> str:
 def _ask(listed: str) -> tuple[str, str, str]:
     return (
         f"This is a numbered list of words, some of which appear more often than others. Memorise those.\n{listed}\n",
-        "Question: Which 10 words appear most often in the list above?",
+        QUESTION,
         "Answer: The 10 words that appear most often in the list are:",
     )

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from experiments.tasks import load_task
+from experiments.tasks import load_task, ruler_words
 from experiments.tasks.encoding import prompt_length
 from experiments.tasks.fitting import largest
 from experiments.tasks.ruler import RULER
 from experiments.tasks.ruler_qa import invent
 from experiments.tasks.ruler_words import draw_words, zipf_counts
-from experiments.tasks.sample import Sample, Task, held_in
+from experiments.tasks.sample import Sample, Split, Task, held_in
 from tests.experiments.test_tasks import SPLITS, byte_tokenizer
 
 SEED = secrets.randbelow(10**6)  # fresh samples at every run
@@ -180,3 +180,12 @@ def test_largest_is_the_largest(tokenizer: PreTrainedTokenizerFast):
         assert largest(tokenizer, int(length), build, 0, 300) == expected
     with pytest.raises(ValueError, match="own: length 5 is too short"):
         largest(tokenizer, 5, build, 0, 300)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_common_words_do_not_stand_in_the_question(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("appear", "list", "most", "pear", "word", *ruler_words.vocabulary()[::100])
+    monkeypatch.setattr(ruler_words, "vocabulary", lambda: words)
+    rng = np.random.default_rng()
+    drawn = {word for _ in range(200) for word in ruler_words.draw_words(rng, split, 0)[0]}
+    assert drawn and not any(word in ruler_words.QUESTION for word in drawn)
