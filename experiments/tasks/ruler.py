@@ -57,7 +57,7 @@ class RulerNeedle:
         values = draw(self.value, self.count)
         needles = [self._needle(*pair) for pair in zip(keys * (self.count // several), values, strict=True)]
         if self.source == "needles":
-            others = [key for key in draw(self.key, length // NEEDLE_TOKENS) if key not in keys]
+            others = [key for key in dict.fromkeys(draw(self.key, length // NEEDLE_TOKENS)) if key not in keys]
             sentences = tuple(map(self._needle, others, draw(self.value, len(others))))
         else:
             sentences = pieces(self.source, split)
