@@ -158,6 +158,13 @@ def test_the_report_counts_what_is_there(budget: int | float) -> None:
     assert f"{report.bytes:,} bytes" in str(report)
 
 
+def test_decoding_makes_no_room_past_the_next_update() -> None:
+    model, inputs = tiny_model(), prompts(13, (104,))
+    with attach(model, "h2o", budget=40, interval=32):
+        model.generate(**inputs, **{**GREEDY, "max_new_tokens": 40})
+        assert memory_report(model).peak_bytes == 2 * 2 * 2 * (40 + 32) * 8 * 4
+
+
 def test_heads_of_a_layer_keep_different_tokens_and_numbers() -> None:
     model, memory = tiny_model(seed=9), MEMORIES["namm-strict"]
     with attach(model, memory):
