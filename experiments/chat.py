@@ -1,8 +1,7 @@
 """`namm chat`: a conversation with a host in constant memory, for any number of turns.
 
 It runs on the JAX host and not on `hosts.pytorch.attach`: a `Reader` has one cache of fixed slots and a handful of
-programs, compiled in the first turn, whereas the torch cache grows and shrinks with every turn and update. SmolLM2
-also comes as a file that only the JAX host reads.
+programs, compiled in the first turn, whereas the torch cache grows and shrinks with every turn and update.
 """
 
 import sys
