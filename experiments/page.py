@@ -17,7 +17,7 @@ from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
 from experiments.report import size
 from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
 from experiments.trace import Trace
-from experiments.views import Setting, depth_grids, head_shares
+from experiments.views import DepthGrid, Setting, depth_grids, head_shares
 
 PLOT = {"left": 34.0, "top": 12.0, "width": 190.0, "height": 280.0, "labels": 240.0}  # of the scatter, in SVG units
 LABEL_GAP = 15.0  # so that names do not overlap
@@ -30,21 +30,27 @@ def write_report(folder: Path) -> Path:
     """
     table, verdicts = read_table(folder), read_verdicts(folder)
     draw_scores(table, folder / "scores.png")
-    draw_heads(head_shares(verdicts), folder / "heads.png")
-    if grids := depth_grids(verdicts):
+    shares, grids = head_shares(verdicts), depth_grids(verdicts)
+    draw_heads(shares, folder / "heads.png")
+    if grids:
         draw_depths(grids, folder / "depths.png")
     path = folder / "report.html"
-    path.write_text(render(folder, table, verdicts, read_traces(folder)), encoding="utf-8")
+    path.write_text(_render(folder, table, verdicts, shares, grids), encoding="utf-8")
     return path
 
 
-def render(folder: Path, table: Sequence[Summary], verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> str:
-    """The page as HTML."""
+def _render(
+    folder: Path,
+    table: Sequence[Summary],
+    verdicts: Sequence[Verdict],
+    shares: Mapping[tuple[Setting, str], np.ndarray],
+    grids: Sequence[DepthGrid],
+) -> str:
+    traces = read_traces(folder)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"size": size, "percent": lambda x: f"{x:.1%}"}
     part = files("experiments.templates")
     tasks = by_task(verdicts)
-    shares = head_shares(verdicts)
     uneven = {key: share for key, share in shares.items() if np.ptp(share) > 1e-9}
     curves = folder / "curves.png"
     return environment.from_string((part / "report.html").read_text(encoding="utf-8")).render(
@@ -59,7 +65,7 @@ def render(folder: Path, table: Sequence[Summary], verdicts: Sequence[Verdict], 
         uneven=[(memory, *setting, share) for (setting, memory), share in uneven.items()],
         even=_alike({key: share for key, share in shares.items() if key not in uneven}),
         top=max((float(share.max()) for share in uneven.values()), default=1.0),
-        grids=depth_grids(verdicts),
+        grids=grids,
         curves=base64.b64encode(curves.read_bytes()).decode() if curves.is_file() else None,
         traced=bool(traces),
         data=Markup(embed(token_data(traces, verdicts))),

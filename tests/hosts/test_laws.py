@@ -228,11 +228,11 @@ def test_updates_go_on_while_decoding() -> None:
     assert window < len(tokens), "the run must have evicted while decoding"
 
 
-def test_recorded_scoring_is_streaming_with_one_update_at_the_end() -> None:
+@each_memory
+def test_recorded_scoring_is_streaming_with_one_update_at_the_end(memory: Memory) -> None:
     """A context within one interval: compressing its record equals prefill, for every policy."""
-    for name, memory in MEMORIES.items():
-        case = Case(memory, seed=11, schedule=Schedule(96, 16, KEPT))
-        read = jax.jit(partial(record, case.engine, chunk=16))
-        made = read(case.params, case.context, case.lengths, key=jax.random.key(7))
-        small = jax.jit(partial(compress, case.engine, layout=Layout(KEPT, 96)))(case.memory, made, case.budget)
-        np.testing.assert_array_equal(held(small), held(case.prefill()), err_msg=name)
+    case = Case(memory, seed=11, schedule=Schedule(96, 16, KEPT))
+    read = jax.jit(partial(record, case.engine, chunk=16))
+    made = read(case.params, case.context, case.lengths, key=jax.random.key(7))
+    small = jax.jit(partial(compress, case.engine, layout=Layout(KEPT, 96)))(case.memory, made, case.budget)
+    np.testing.assert_array_equal(held(small), held(case.prefill()))
