@@ -21,12 +21,7 @@ TEMPLATE = (
 )
 WORDS = ["set", "red", "fox", "tree", "green", "get", "old", "the", "is", "blue"]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @pytest.fixture(scope="module")

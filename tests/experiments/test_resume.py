@@ -14,6 +14,7 @@ from experiments.records import Records, read_table, read_traces, read_verdicts
 from tests.tiny import save_host, tiny_llama
 
 QUIET = Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @pytest.fixture(scope="module")

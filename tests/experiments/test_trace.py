@@ -14,6 +14,7 @@ from namm.artefact import Memory
 from tests.random_host import SPEC, all_memories, random_params
 from tests.tiny import tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 WIDTH, KEPT = 64, 24
 
 

@@ -21,6 +21,7 @@ from hosts.spec import RopeSpec
 from hosts.weights import load_host
 from tests.tiny import save_host, tiny_llama
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 GOLDEN = Path(__file__).parents[1] / "golden" / "longbench"
 QUIET = Console(quiet=True)
 

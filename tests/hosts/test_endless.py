@@ -17,12 +17,7 @@ from tests.random_host import INTERVAL, SPEC, all_memories, random_params
 
 BUDGET = 24
 
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @pytest.fixture

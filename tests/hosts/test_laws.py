@@ -28,13 +28,7 @@ LIKELIHOOD = jax.jit(likelihood, static_argnums=0, static_argnames="schedule")
 GENERATE = jax.jit(generate, static_argnums=0, static_argnames=("schedule", "steps", "eos"))
 PLAIN = make_engine(SPEC, training_free("keep-all").policy, training_free("keep-all").selection)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Tiny models, many programs: compiling costs more than running."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 class Case:
