@@ -2,10 +2,13 @@
 
 import importlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
+
+import huggingface_hub
 
 from experiments.tasks.sample import Split, held_in
 
@@ -44,10 +47,10 @@ def file_rows(path: Path, benchmark: str) -> Iterator[Located]:
     """One row a line of a JSON-lines file; FileNotFoundError without it, ValueError for a line that is no JSON."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; NAMM_DATA must hold {benchmark}'s .jsonl files, one a subset")
-    # "\n" only: str.splitlines would also cut at separators that JSON strings may hold.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if line:
-            yield Located(f"{path}, line {number}", from_json(line, f"{path}, line {number}"))
+    with path.open(encoding="utf-8") as lines:  # some files hold gigabytes
+        for number, line in enumerate(lines, 1):
+            if text := line.rstrip("\n"):
+                yield Located(f"{path}, line {number}", from_json(text, f"{path}, line {number}"))
 
 
 def hub_rows(benchmark: str, hub: str, subset: str) -> Iterator[Located]:
@@ -65,6 +68,16 @@ def hub_rows(benchmark: str, hub: str, subset: str) -> Iterator[Located]:
         raise FileNotFoundError(f"{benchmark}, {subset}: cannot load {hub} ({error}); go online, {here}") from error
     for number, row in enumerate(rows):
         yield Located(f"{hub}, {subset}, row {number}", row)
+
+
+def hub_file(benchmark: str, hub: str, name: str) -> Path:
+    """A file of a data set on the hub, from the hub's cache where it is already there."""
+    try:
+        return Path(huggingface_hub.hf_hub_download(hub, name, repo_type="dataset"))
+    except Exception as error:  # the hub's clients raise errors of many kinds
+        raise FileNotFoundError(
+            f"{benchmark}: cannot load {name} of {hub} ({error}); go online, or set NAMM_DATA to a folder that holds it"
+        ) from error
 
 
 def from_json(text: str, where: str) -> object:
@@ -114,6 +127,18 @@ def pick(name: str, items: Sequence[T], split: Split, index: int) -> T:
     if not items:
         raise ValueError(f"{name}: no item belongs to the split {split}; give a file with more lines")
     return items[index % len(items)]
+
+
+def filled(template: str, fields: Mapping[str, str], where: str) -> tuple[str, str]:
+    """What stands before and after `{context}`, each other `{name}` replaced by its field, once and for all."""
+    if template.count("{context}") != 1:
+        raise ValueError(f"{where}: got {template!r}, expected a text with {{context}}, once")
+    names = set(re.findall(r"\{(\w+)\}", template)) - {"context"}
+    if unknown := sorted(names - set(fields)):
+        raise ValueError(f"{where}: unknown field {{{unknown[0]}}}; known fields are {', '.join(sorted(fields))}")
+    before, after = template.split("{context}")
+    field = re.compile(r"\{(\w+)\}")
+    return field.sub(lambda found: fields[found[1]], before), field.sub(lambda found: fields[found[1]], after)
 
 
 def prompt_parts(key: str, bundled: str, official: str, own: Path | None) -> tuple[str, str]:

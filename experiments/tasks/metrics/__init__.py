@@ -6,7 +6,7 @@ Packages of the extra `bench` are imported at first use.
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from experiments.tasks.metrics import longbench, texts
+from experiments.tasks.metrics import infinitebench, longbench, texts
 from experiments.tasks.metrics.longbench import classification
 from experiments.tasks.sample import Sample
 
@@ -17,7 +17,10 @@ METRICS: Mapping[str, Callable[[str, tuple[str, ...]], float]] = MappingProxyTyp
         for metric in (
             texts.contains_all, texts.contains_any, texts.exact_match, texts.token_f1, longbench.qa_f1,
             longbench.qa_f1_zh, longbench.rouge_l, longbench.rouge_l_zh, longbench.count, longbench.retrieval,
-            longbench.retrieval_zh, longbench.code_similarity,
+            longbench.retrieval_zh, longbench.code_similarity, infinitebench.first_integer, infinitebench.word_match,
+            infinitebench.name_match, infinitebench.char_f1_zh, infinitebench.option_letter,
+            infinitebench.option_named, infinitebench.last_integer, infinitebench.first_number,
+            infinitebench.prefix_share, infinitebench.rouge_lsum,
         )
     }
 )  # fmt: skip
