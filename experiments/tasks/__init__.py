@@ -1,5 +1,6 @@
 """Long-context tasks for any tokenizer and length: made offline, or from benchmarks that bring their own data."""
 
+from experiments.tasks.choubun import CHOUBUN
 from experiments.tasks.infinitebench import INFINITEBENCH
 from experiments.tasks.jsonl import JsonLines
 from experiments.tasks.longbench import LONGBENCH
@@ -11,7 +12,7 @@ from experiments.tasks.sample import Sample, Split, Task
 
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
-WITH_DATA: tuple[Task, ...] = (*LONGBENCH, *INFINITEBENCH)
+WITH_DATA: tuple[Task, ...] = (*LONGBENCH, *INFINITEBENCH, *CHOUBUN)
 BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER)
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 

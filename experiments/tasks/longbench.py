@@ -10,14 +10,13 @@ published memory was trained and tested on the same ones), and a middle cut neve
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase
 
 from experiments.tasks.corpora import data_file, data_folder
 from experiments.tasks.fitting import cut_middle
-from experiments.tasks.rows import Item, by_split, file_rows, hub_rows, pick, prompt_parts, question
+from experiments.tasks.rows import Item, pick, prompt_parts, questions
 from experiments.tasks.sample import Sample, Split, generator
 
 HUB = "Xnhyacinth/LongBench"
@@ -81,9 +80,7 @@ class LongBench:
 @lru_cache(maxsize=32)
 def load(subset: str, folder: str | None) -> Mapping[Split, tuple[Item, ...]]:
     """All items of a subset by split, from `folder/<subset>.jsonl` or from the hub."""
-    if folder is None:
-        return by_split(map(question, hub_rows("LongBench", HUB, subset)))
-    return by_split(map(question, file_rows(Path(folder) / f"{subset}.jsonl", "LongBench")))
+    return questions("LongBench", HUB, subset, folder)
 
 
 LONGBENCH = tuple(map(LongBench, METRIC))

@@ -116,6 +116,13 @@ def question(located: Located) -> Item:
     return Item(row["_id"], row["context"], row["input"], answers, classes)
 
 
+def questions(benchmark: str, hub: str, subset: str, folder: str | None) -> Mapping[Split, tuple[Item, ...]]:
+    """A subset in LongBench's form by split, from `folder/<subset>.jsonl` or from the hub."""
+    if folder is None:
+        return by_split(map(question, hub_rows(benchmark, hub, subset)))
+    return by_split(map(question, file_rows(Path(folder) / f"{subset}.jsonl", benchmark)))
+
+
 def by_split(items: Iterable[T]) -> Mapping[Split, tuple[T, ...]]:
     """Items cut 80/10/10 by the hash of their ids."""
     items = tuple(items)

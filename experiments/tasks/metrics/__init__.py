@@ -6,7 +6,7 @@ Packages of the extra `bench` are imported at first use.
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from experiments.tasks.metrics import infinitebench, longbench, texts
+from experiments.tasks.metrics import infinitebench, japanese, longbench, texts
 from experiments.tasks.metrics.longbench import classification
 from experiments.tasks.sample import Sample
 
@@ -20,7 +20,7 @@ METRICS: Mapping[str, Callable[[str, tuple[str, ...]], float]] = MappingProxyTyp
             longbench.retrieval_zh, longbench.code_similarity, infinitebench.first_integer, infinitebench.word_match,
             infinitebench.name_match, infinitebench.char_f1_zh, infinitebench.option_letter,
             infinitebench.option_named, infinitebench.last_integer, infinitebench.first_number,
-            infinitebench.prefix_share, infinitebench.rouge_lsum,
+            infinitebench.prefix_share, infinitebench.rouge_lsum, japanese.qa_f1_ja, japanese.rouge_l_ja,
         )
     }
 )  # fmt: skip

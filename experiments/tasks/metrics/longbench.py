@@ -3,6 +3,7 @@
 import re
 import string
 import warnings
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 from functools import cache
 from types import ModuleType
@@ -25,7 +26,7 @@ def qa_f1(prediction: str, answers: tuple[str, ...]) -> float:
 
 def qa_f1_zh(prediction: str, answers: tuple[str, ...]) -> float:
     """`qa_f1` over jieba's words, lower-cased and without punctuation (articles stay)."""
-    return max(overlap(_chinese_words(prediction), _chinese_words(answer)) for answer in answers)
+    return max(overlap(bare(_jieba().lcut(prediction)), bare(_jieba().lcut(answer))) for answer in answers)
 
 
 def rouge_l(prediction: str, answers: tuple[str, ...]) -> float:
@@ -105,8 +106,9 @@ def _rouge_l(prediction: str, answer: str) -> float:
         return 0.0
 
 
-def _chinese_words(text: str) -> list[str]:
-    kept = ("".join(char for char in word.lower() if char not in WIDE_PUNCTUATION) for word in _jieba().lcut(text))
+def bare(words: Iterable[str]) -> list[str]:
+    """Words in lower case without ASCII and wide punctuation and white space; empty ones are left out."""
+    kept = ("".join(char for char in word.lower() if char not in WIDE_PUNCTUATION) for word in words)
     return [word for word in ("".join(word.split()) for word in kept) if word]
 
 
