@@ -4,6 +4,7 @@ from experiments.tasks.choubun import CHOUBUN
 from experiments.tasks.infinitebench import INFINITEBENCH
 from experiments.tasks.jsonl import JsonLines
 from experiments.tasks.longbench import LONGBENCH
+from experiments.tasks.longbench_v2 import LongBenchV2
 from experiments.tasks.niah import NEEDLES
 from experiments.tasks.passkey import Passkey
 from experiments.tasks.recall import Recall
@@ -12,7 +13,7 @@ from experiments.tasks.sample import Sample, Split, Task
 
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
-WITH_DATA: tuple[Task, ...] = (*LONGBENCH, *INFINITEBENCH, *CHOUBUN)
+WITH_DATA: tuple[Task, ...] = (*LONGBENCH, LongBenchV2(), *INFINITEBENCH, *CHOUBUN)
 BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER)
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 

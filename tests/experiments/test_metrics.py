@@ -45,6 +45,12 @@ TABLE: list[tuple[str, str, tuple[str, ...], float]] = [
     ("code_similarity", "# only", ("return a",), 0.0),
     # The longest block abc, then w: 8 of 18 characters. The longest common subsequence, abc123, would give 12 of 18.
     ("code_similarity", "uvabcw123", ("abc1u2v3w",), 0.44),
+    ("stated_letter", "The **correct answer is (B)**", ("B",), 1.0),
+    ("stated_letter", "The correct answer is B.", ("B",), 1.0),
+    ("stated_letter", "The correct answer is C. No: The correct answer is (B)", ("B",), 1.0),  # brackets first
+    ("stated_letter", "The correct answer is (C). No: The correct answer is (B)", ("B",), 0.0),
+    ("stated_letter", "the correct answer is (B)", ("B",), 0.0),
+    ("stated_letter", "B", ("B",), 0.0),
     ("first_integer", "It is 71432, not 5", ("71432",), 1.0),
     ("first_integer", "Key 5: 71432", ("71432",), 0.0),
     ("first_integer", "071432", ("71432",), 0.0),  # compared as texts

@@ -17,10 +17,11 @@ METRICS: Mapping[str, Callable[[str, tuple[str, ...]], float]] = MappingProxyTyp
         for metric in (
             texts.contains_all, texts.contains_any, texts.exact_match, texts.token_f1, longbench.qa_f1,
             longbench.qa_f1_zh, longbench.rouge_l, longbench.rouge_l_zh, longbench.count, longbench.retrieval,
-            longbench.retrieval_zh, longbench.code_similarity, infinitebench.first_integer, infinitebench.word_match,
-            infinitebench.name_match, infinitebench.char_f1_zh, infinitebench.option_letter,
-            infinitebench.option_named, infinitebench.last_integer, infinitebench.first_number,
-            infinitebench.prefix_share, infinitebench.rouge_lsum, japanese.qa_f1_ja, japanese.rouge_l_ja,
+            longbench.retrieval_zh, longbench.code_similarity, longbench.stated_letter,
+            infinitebench.first_integer, infinitebench.word_match, infinitebench.name_match, infinitebench.char_f1_zh,
+            infinitebench.option_letter, infinitebench.option_named, infinitebench.last_integer,
+            infinitebench.first_number, infinitebench.prefix_share, infinitebench.rouge_lsum, japanese.qa_f1_ja,
+            japanese.rouge_l_ja,
         )
     }
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""LongBench's metrics (arXiv 2308.14508, table 1), defects included: its numbers come from them."""
+"""LongBench's metrics (arXiv 2308.14508, table 1), defects included: its numbers come from them; LongBench v2's."""
 
 import re
 import string
@@ -104,6 +104,17 @@ def _rouge_l(prediction: str, answer: str) -> float:
         return float(package("rouge").Rouge(["rouge-l"]).get_scores(prediction, answer)[0]["rouge-l"]["f"])
     except (ValueError, ZeroDivisionError, RecursionError):  # no sentence, no word, a sentence beyond the stack
         return 0.0
+
+
+def stated_letter(prediction: str, answers: tuple[str, ...]) -> float:
+    """1 if the letter in the first "The correct answer is (A)", else in the first without brackets, is the answer.
+
+    Asterisks are not read (LongBench v2, arXiv 2412.15204).
+    """
+    text = prediction.replace("*", "")
+    stated = "The correct answer is "
+    found = re.search(rf"{stated}\(([A-D])\)", text) or re.search(f"{stated}([A-D])", text)
+    return float(found is not None and found[1] in answers)
 
 
 def bare(words: Iterable[str]) -> list[str]:
