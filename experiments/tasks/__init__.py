@@ -1,7 +1,10 @@
-"""Long-context tasks for any tokenizer and length; LongBench needs its data, all others are made offline."""
+"""Long-context tasks for any tokenizer and length: made offline, or from benchmarks that bring their own data."""
 
+from experiments.tasks.choubun import CHOUBUN
+from experiments.tasks.infinitebench import INFINITEBENCH
 from experiments.tasks.jsonl import JsonLines
 from experiments.tasks.longbench import LONGBENCH
+from experiments.tasks.longbench_v2 import LongBenchV2
 from experiments.tasks.niah import NEEDLES
 from experiments.tasks.passkey import Passkey
 from experiments.tasks.recall import Recall
@@ -10,16 +13,17 @@ from experiments.tasks.sample import Sample, Split, Task
 
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
+WITH_DATA: tuple[Task, ...] = (*LONGBENCH, LongBenchV2(), *INFINITEBENCH, *CHOUBUN)
 BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER)
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 
 
 def load_task(name_or_path: str) -> Task:
-    """A bundled task or LongBench's by name, or a user's own from a `.jsonl` file; ValueError for an unknown name."""
+    """A bundled task or a benchmark's by name, or a user's own from a `.jsonl` file; ValueError for an unknown name."""
     if name_or_path.endswith(".jsonl"):
         return JsonLines.load(name_or_path)
-    for task in (*BUNDLED, *LONGBENCH):
+    for task in (*BUNDLED, *WITH_DATA):
         if task.name == name_or_path:
             return task
-    known = ", ".join((*TASKS, *(task.name for task in LONGBENCH)))
+    known = ", ".join((*TASKS, *(task.name for task in WITH_DATA)))
     raise ValueError(f"task: got {name_or_path!r}, expected a path that ends in .jsonl or one of {known}")

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.tasks import load_task
 from experiments.tasks.encoding import encode, prompt_length
-from experiments.tasks.longbench import FIRST_LINE, METRIC, Item, load
+from experiments.tasks.longbench import FIRST_LINE, METRIC, load
 from experiments.tasks.metrics import score
+from experiments.tasks.rows import Item
 from experiments.tasks.sample import Split, held_in
 from tests.experiments.test_tasks import SPLITS, byte_tokenizer
 

@@ -45,6 +45,82 @@ TABLE: list[tuple[str, str, tuple[str, ...], float]] = [
     ("code_similarity", "# only", ("return a",), 0.0),
     # The longest block abc, then w: 8 of 18 characters. The longest common subsequence, abc123, would give 12 of 18.
     ("code_similarity", "uvabcw123", ("abc1u2v3w",), 0.44),
+    ("stated_letter", "The **correct answer is (B)**", ("B",), 1.0),
+    ("stated_letter", "The correct answer is B.", ("B",), 1.0),
+    ("stated_letter", "The correct answer is C. No: The correct answer is (B)", ("B",), 1.0),  # brackets first
+    ("stated_letter", "The correct answer is (C). No: The correct answer is (B)", ("B",), 0.0),
+    ("stated_letter", "the correct answer is (B)", ("B",), 0.0),
+    ("stated_letter", "B", ("B",), 0.0),
+    ("first_integer", "It is 71432, not 5", ("71432",), 1.0),
+    ("first_integer", "Key 5: 71432", ("71432",), 0.0),
+    ("first_integer", "071432", ("71432",), 0.0),  # compared as texts
+    ("first_integer", "none", ("71432",), 0.0),
+    ("word_match", 'The value: "ab-12".', ("ab-12",), 1.0),
+    ("word_match", "ab-123", ("ab-12",), 0.0),
+    ("word_match", "AB-12", ("ab-12",), 0.0),
+    ("name_match", "It's Ruth!", ("RUTH",), 1.0),
+    ("name_match", "Ruthless", ("RUTH",), 0.0),
+    ("name_match", "Old Ruth", ("OLD RUTH",), 0.0),  # a name of two words is never found
+    ("char_f1_zh", "我来 到北京。", ("北京",), 4 / 7),  # 2 of 5 and 2 of 2 characters
+    ("char_f1_zh", "《A b》", ("ab",), 4 / 5),  # 《 is no punctuation in the original's list
+    ("char_f1_zh", "。", ("北京",), 0.0),
+    ("option_letter", " B, I think", ("a mill", "B"), 1.0),
+    ("option_letter", "A mill", ("A mill", "B"), 0.0),  # begins with A
+    ("option_letter", "a mill", ("a mill", "B"), 1.0),
+    ("option_letter", "a mill.", ("a mill", "B"), 0.0),
+    ("option_letter", "The answer is: B", ("a mill", "B"), 1.0),
+    ("option_letter", "The answer is a mill", ("a mill", "B"), 1.0),
+    ("option_letter", "The answer is:", ("a mill", "B"), 0.0),
+    ("option_letter", "The answer is: C or B", ("a mill", "B"), 0.0),
+    ("option_letter", "It must be (x) or B", ("a mill", "B"), 1.0),
+    ("option_letter", "It must be C, not B", ("a mill", "B"), 0.0),
+    ("option_letter", "The letters BC, then B", ("a mill", "B"), 0.0),  # BC counts as a letter
+    ("option_letter", "", ("a mill", "B"), 0.0),
+    ("option_named", "B. open", ("open", "B"), 1.0),
+    ("option_named", "B", ("open", "B"), 0.0),  # a bare letter does not count
+    ("option_named", "The correct option is: B", ("open", "B"), 1.0),
+    ("option_named", "The answer is: `open`", ("open", "B"), 1.0),
+    ("option_named", "The answer is:open", ("open", "B"), 0.0),  # a character is skipped, whatever it is
+    ("option_named", "answer: C, is: B", ("open", "B"), 1.0),  # "is:" is sought first
+    ("option_named", "answer: C", ("open", "B"), 0.0),
+    ("option_named", "answer:", ("open", "B"), 0.0),
+    ("last_integer", "It returns: -8.", ("-8",), 1.0),
+    ("last_integer", "-8 or 7", ("-8",), 0.0),
+    ("last_integer", "8.0", ("0",), 1.0),  # a full stop parts words
+    ("last_integer", "eight", ("8",), 0.0),
+    ("last_integer", "", ("8",), 0.0),
+    ("first_number", "5, then 6", ("5",), 1.0),
+    ("first_number", "5.0", ("5",), 0.0),  # the original stops here
+    ("first_number", "x 5.50", ("5.5",), 1.0),
+    ("first_number", "5", ("5.0",), 1.0),
+    ("first_number", "-5", ("5",), 1.0),
+    ("first_number", "-5", ("-5",), 0.0),  # signs are not read
+    ("first_number", "five", ("5",), 0.0),
+    ("prefix_share", "[1, 4, 8]", ("1", "4", "8"), 1.0),
+    ("prefix_share", "1 4 9 8", ("1", "4", "8"), 2 / 3),
+    ("prefix_share", "1", ("1", "4", "8"), 1 / 3),
+    ("prefix_share", "4 8", ("1", "4", "8"), 0.0),
+    ("prefix_share", "", ("1", "4", "8"), 0.0),
+    ("rouge_lsum", "The cat\nsat", ("the cat sat",), 1.0),  # two lines, united
+    ("rouge_lsum", "sat the cat", ("the cat sat",), 2 / 3),
+    ("rouge_lsum", "one one", ("one",), 2 / 3),
+    ("rouge_lsum", "a b c", ("c\nb a",), 4 / 6),  # c, then the second line has but one of b and a
+    ("rouge_lsum", "a", ("a\na",), 2 / 3),  # united over two lines, counted once
+    ("rouge_lsum", "", ("one",), 0.0),
+    ("rouge_lsum", "été", ("t",), 1.0),  # other letters part words
+    ("rouge_lsum", "b", ("a", "b"), 1.0),
+    # MeCab: 東京 | タワー | は | 、 | 1958 | 年 | に | 完成 | し | た | 。
+    ("qa_f1_ja", "東京タワーは、1958年に完成した。", ("1958年",), 2 * 2 / (9 + 2)),
+    ("qa_f1_ja", "東京タワー", ("タワー",), 2 / 3),
+    ("qa_f1_ja", "「ABC社」", ("abc社。",), 1.0),
+    ("qa_f1_ja", "東京\n1958年", ("1958年",), 4 / 5),
+    ("qa_f1_ja", "東京", ("大阪", "東京"), 1.0),
+    ("qa_f1_ja", "。", ("東京",), 0.0),
+    ("qa_f1_ja", "", ("東京",), 0.0),
+    # 会社 | は | 利益 | を | 増やし | た | 。: the seventh word counts, one differs
+    ("rouge_l_ja", "会社は利益を増やした。", ("会社は売上を増やした。",), 6 / 7),
+    ("rouge_l_ja", "利益", ("会社は利益を増やした。",), 2 / 8),
+    ("rouge_l_ja", "", ("会社",), 0.0),
 ]
 
 

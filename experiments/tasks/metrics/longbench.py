@@ -1,20 +1,14 @@
-"""Scores of a prediction against the accepted answers, in [0, 1]; where several are accepted, the best one counts.
+"""LongBench's metrics (arXiv 2308.14508, table 1), defects included: its numbers come from them; LongBench v2's."""
 
-The metrics from `qa_f1` on are LongBench's (arXiv 2308.14508, table 1), defects included: its numbers come from them.
-`rouge`, `jieba` belong to the extra `bench` and are imported at first use.
-"""
-
-import importlib
 import re
 import string
 import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 from functools import cache
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 
-from experiments.tasks.sample import Sample
+from experiments.tasks.metrics.texts import normalise, overlap, package
 
 # Punctuation that LongBench takes out of Chinese text: ASCII, and these ranges of code points.
 WIDE = (
@@ -25,41 +19,14 @@ WIDE = (
 WIDE_PUNCTUATION = frozenset(string.punctuation).union(*({*map(chr, range(a, b + 1))} for a, b in WIDE))
 
 
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces (SQuAD, arXiv 1606.05250)."""
-    text = "".join(char for char in text.lower() if char not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
-def contains_all(prediction: str, answers: tuple[str, ...]) -> float:
-    """Share of the answers that stand in the prediction, whatever the case (RULER's `string_match_all`)."""
-    return sum(answer.lower() in prediction.lower() for answer in answers) / len(answers)
-
-
-def contains_any(prediction: str, answers: tuple[str, ...]) -> float:
-    """1 if any answer stands in the prediction, whatever the case (RULER's `string_match_part`)."""
-    return float(any(answer.lower() in prediction.lower() for answer in answers))
-
-
-def exact_match(prediction: str, answers: tuple[str, ...]) -> float:
-    """1 if the normalised prediction equals any normalised answer."""
-    return float(any(normalise(prediction) == normalise(answer) for answer in answers))
-
-
-def token_f1(prediction: str, answers: tuple[str, ...]) -> float:
-    """Best harmonic mean of word precision and recall over the answers; two empty texts agree."""
-    words = normalise(prediction).split()
-    return max(_overlap(words, normalise(a).split()) if words or normalise(a) else 1.0 for a in answers)
-
-
 def qa_f1(prediction: str, answers: tuple[str, ...]) -> float:
     """As `token_f1`, but two empty texts score 0."""
-    return max(_overlap(normalise(prediction).split(), normalise(answer).split()) for answer in answers)
+    return max(overlap(normalise(prediction).split(), normalise(answer).split()) for answer in answers)
 
 
 def qa_f1_zh(prediction: str, answers: tuple[str, ...]) -> float:
     """`qa_f1` over jieba's words, lower-cased and without punctuation (articles stay)."""
-    return max(_overlap(_chinese_words(prediction), _chinese_words(answer)) for answer in answers)
+    return max(overlap(bare(_jieba().lcut(prediction)), bare(_jieba().lcut(answer))) for answer in answers)
 
 
 def rouge_l(prediction: str, answers: tuple[str, ...]) -> float:
@@ -120,19 +87,6 @@ def code_similarity(prediction: str, answers: tuple[str, ...]) -> float:
     return max(round(100 * SequenceMatcher(None, code, answer).ratio()) for answer in answers) / 100
 
 
-def score(prediction: str, sample: Sample) -> float:
-    """The prediction's score by the sample's own metric, first-line rule and classes."""
-    text = prediction.lstrip("\n").split("\n")[0] if sample.first_line else prediction
-    if sample.metric == "classification":
-        return classification(text, sample.answers, sample.classes)
-    return METRICS[sample.metric](text, sample.answers)
-
-
-def _overlap(predicted: list[str], expected: list[str]) -> float:
-    common = (Counter(predicted) & Counter(expected)).total()
-    return 2 * common / (len(predicted) + len(expected)) if common else 0.0
-
-
 def _share(prediction: str, number: str) -> float:
     numbers = re.findall(r"\d+", prediction)
     return numbers.count(number) / len(numbers) if numbers else 0.0
@@ -147,13 +101,25 @@ def _number(pattern: str, answer: str) -> str:
 
 def _rouge_l(prediction: str, answer: str) -> float:
     try:
-        return float(_package("rouge").Rouge(["rouge-l"]).get_scores(prediction, answer)[0]["rouge-l"]["f"])
+        return float(package("rouge").Rouge(["rouge-l"]).get_scores(prediction, answer)[0]["rouge-l"]["f"])
     except (ValueError, ZeroDivisionError, RecursionError):  # no sentence, no word, a sentence beyond the stack
         return 0.0
 
 
-def _chinese_words(text: str) -> list[str]:
-    kept = ("".join(char for char in word.lower() if char not in WIDE_PUNCTUATION) for word in _jieba().lcut(text))
+def stated_letter(prediction: str, answers: tuple[str, ...]) -> float:
+    """1 if the letter in the first "The correct answer is (A)", else in the first without brackets, is the answer.
+
+    Asterisks are not read (LongBench v2, arXiv 2412.15204).
+    """
+    text = prediction.replace("*", "")
+    stated = "The correct answer is "
+    found = re.search(rf"{stated}\(([A-D])\)", text) or re.search(f"{stated}([A-D])", text)
+    return float(found is not None and found[1] in answers)
+
+
+def bare(words: Iterable[str]) -> list[str]:
+    """Words in lower case without ASCII and wide punctuation and white space; empty ones are left out."""
+    kept = ("".join(char for char in word.lower() if char not in WIDE_PUNCTUATION) for word in words)
     return [word for word in ("".join(word.split()) for word in kept) if word]
 
 
@@ -161,26 +127,7 @@ def _chinese_words(text: str) -> list[str]:
 def _jieba() -> ModuleType:
     with warnings.catch_warnings():  # its source has escapes that newer Pythons warn of
         warnings.simplefilter("ignore")
-        jieba = _package("jieba")
+        jieba = package("jieba")
         jieba.setLogLevel("WARNING")
         jieba.initialize()
     return jieba
-
-
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"this metric needs the package {name}: pip install 'namm[bench]'") from error
-
-
-# `classification` is not among them: it needs a sample's classes.
-METRICS: Mapping[str, Callable[[str, tuple[str, ...]], float]] = MappingProxyType(
-    {
-        metric.__name__: metric
-        for metric in (
-            contains_all, contains_any, exact_match, token_f1, qa_f1, qa_f1_zh, rouge_l, rouge_l_zh, count, retrieval,
-            retrieval_zh, code_similarity,
-        )
-    }
-)  # fmt: skip
