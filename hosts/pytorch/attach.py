@@ -13,12 +13,12 @@ from transformers import AttentionInterface
 
 from hosts.pytorch.attention import NAME, slot_attention
 from hosts.pytorch.cache import NammCache
-from hosts.pytorch.memory.custom import CustomPolicy, Score
 from hosts.pytorch.report import Report, report
 from hosts.pytorch.session import Inputs, Schedule, Session
 from namm.artefact import Memory, load
 from namm.config import check_interval
 from namm.model import NammPolicy
+from namm.pytorch.custom import CustomPolicy, Score
 from namm.selection import SelectionConfig
 
 _CHUNK = 512

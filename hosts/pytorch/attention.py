@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from hosts.pytorch.cache import NammLayer
-from hosts.pytorch.memory.state import Observation
+from namm.pytorch.state import Observation
 
 NAME = "namm"  # the attention implementation of a model with a memory attached; no other model's config names it
 

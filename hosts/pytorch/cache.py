@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from hosts.pytorch.memory.selection import compact, update
-from hosts.pytorch.memory.state import CacheShape, Observation, PolicyState, SlotCache, TorchPolicy
+from namm.pytorch.selection import compact, update
+from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, TorchPolicy
 from namm.selection import SelectionConfig
 
 _ROOM = 32  # slots that decoding adds at a time, at most

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from hosts.pytorch.attention import Chunk, rotate
 from hosts.pytorch.cache import NammCache
-from hosts.pytorch.memory import port
 from namm.artefact import Memory
 from namm.contract import SIGNALS
+from namm.pytorch import port
 from namm.selection import SelectionConfig
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hosts.pytorch.memory.state import CacheShape, Observation, PolicyState, SlotCache, newest, no_slots
+from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, newest, no_slots
 
 Scored = tuple[Tensor, PolicyState]
 

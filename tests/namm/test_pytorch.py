@@ -9,11 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from hosts.pytorch.memory import port
-from hosts.pytorch.memory import state as torch_state
-from hosts.pytorch.memory.model import TorchNamm
-from hosts.pytorch.memory.selection import compact, select
-from hosts.pytorch.memory.selection import update as torch_update
 from namm.artefact import Memory
 from namm.cache import CacheShape, append, empty
 from namm.config import MemoryConfig, ScorerConfig
@@ -21,6 +16,11 @@ from namm.contract import Observation, Parameters, annotate
 from namm.memory import Layout, update
 from namm.model import NammPolicy
 from namm.network import from_flat
+from namm.pytorch import port
+from namm.pytorch import state as torch_state
+from namm.pytorch.model import TorchNamm
+from namm.pytorch.selection import compact, select
+from namm.pytorch.selection import update as torch_update
 from namm.selection import SelectionConfig
 from tests.namm.test_golden import GOLDEN, WINDOW, by_layer
 from tests.random_host import ALL_FEATURES, BUDGETED, INTERVAL, all_memories, random_memory

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hosts.pytorch.memory.features import features, observe_spectrum
-from hosts.pytorch.memory.state import CacheShape, Observation, PolicyState, SlotCache, no_slots
 from namm.model import DEVIATION_FLOOR, NammPolicy
 from namm.network import QUERY_BLOCK
+from namm.pytorch.features import features, observe_spectrum
+from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, no_slots
 
 
 class TorchNamm:

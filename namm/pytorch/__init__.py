@@ -1,6 +1,6 @@
 """The update of `namm` in torch: features, scorers, selection and every policy, batch leading.
 
-It stands with the torch hosts because `namm` imports no torch, not even in a submodule.
+The one part of `namm` that needs torch; nothing else in `namm` imports it.
 """
 
 from typing import Any
@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import torch
 
-from hosts.pytorch.memory import attention, content, custom, position
-from hosts.pytorch.memory.model import TorchNamm
-from hosts.pytorch.memory.state import TorchPolicy
 from namm import policies
 from namm.contract import Parameters, Policy
 from namm.model import NammPolicy
+from namm.pytorch import attention, content, custom, position
+from namm.pytorch.model import TorchNamm
+from namm.pytorch.state import TorchPolicy
 
 _PORTS: dict[type, type[position.BasePort]] = {
     policies.KeepAll: position.KeepAll,

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hosts.pytorch.memory.position import BasePort, Scored
-from hosts.pytorch.memory.state import CacheShape, Observation, PolicyState, SlotCache, no_slots, real_rows
 from namm.policies.base import BasePolicy
+from namm.pytorch.position import BasePort, Scored
+from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, no_slots, real_rows
 
 Score = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-from hosts.pytorch.memory.position import BasePort, Scored, sinks_first
-from hosts.pytorch.memory.state import (
+from namm.pytorch.position import BasePort, Scored, sinks_first
+from namm.pytorch.state import (
     CacheShape,
     Observation,
     PolicyState,

@@ -5,9 +5,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hosts.pytorch.memory.features import mean_cosine, squared_norm
-from hosts.pytorch.memory.position import BasePort, Scored, sinks_first
-from hosts.pytorch.memory.state import CacheShape, PolicyState, SlotCache, no_slots, pack, unpack
+from namm.pytorch.features import mean_cosine, squared_norm
+from namm.pytorch.position import BasePort, Scored, sinks_first
+from namm.pytorch.state import CacheShape, PolicyState, SlotCache, no_slots, pack, unpack
 
 
 class KeyNorm(BasePort):

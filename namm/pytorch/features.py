@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hosts.pytorch.memory.state import Observation, SlotCache, newest, slide, take
 from namm.features import NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
+from namm.pytorch.state import Observation, SlotCache, newest, slide, take
 
 CONTENT = {"key-cosine", "value-cosine", "norms", "near"}  # blocks that share `content`
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hosts.pytorch.memory.state import PolicyState, SlotCache, TorchPolicy, take
+from namm.pytorch.state import PolicyState, SlotCache, TorchPolicy, take
 from namm.selection import SelectionConfig
 
 
