@@ -7,10 +7,11 @@ from experiments.tasks.passkey import Passkey
 from experiments.tasks.recall import Recall
 from experiments.tasks.ruler import RULER
 from experiments.tasks.sample import Sample, Split, Task
+from experiments.tasks.stream_eval import StreamEval
 
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
-BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER)
+BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, StreamEval())
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 
 
