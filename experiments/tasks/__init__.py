@@ -1,5 +1,6 @@
 """Long-context tasks for any tokenizer and length; LongBench needs its data, all others are made offline."""
 
+from experiments.tasks.grocery import Grocery
 from experiments.tasks.jsonl import JsonLines
 from experiments.tasks.longbench import LONGBENCH
 from experiments.tasks.niah import NEEDLES
@@ -11,7 +12,7 @@ from experiments.tasks.stream_eval import StreamEval
 
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
-BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, StreamEval())
+BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, StreamEval(), Grocery())
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 
 

@@ -1,13 +1,19 @@
 """StreamingLLM's and SirLLM's tasks: distances, options, win rates, users' files."""
 
+import json
 import re
 import secrets
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from experiments.tasks import load_task
+from experiments.tasks.choices import read_choices
 from experiments.tasks.encoding import prompt_length
+from experiments.tasks.grocery import GROCERIES, common_sense, groceries
+from experiments.tasks.metrics import score
 from experiments.tasks.sample import Sample, held_in
 from experiments.tasks.stream_eval import StreamEval, values
 from tests.experiments.test_tasks import SPLITS, byte_tokenizer
@@ -44,3 +50,60 @@ def test_stream_eval_lengths_and_splits(tokenizer: PreTrainedTokenizerFast):
         load_task("stream-eval").make(tokenizer, 20, "test", SEED)
     with pytest.raises(ValueError, match="distance: got -1"):
         StreamEval(-1)
+
+
+def test_grocery_states_asks_and_distracts(tokenizer: PreTrainedTokenizerFast):
+    letters = Counter()
+    for index in range(12):
+        sample = load_task("grocery").make(tokenizer, 1200, "test", SEED + index)
+        (wish,) = sample.answers
+        assert wish in groceries("test") and sample.context.count(wish) == 1
+        turns = sample.context.split("\n\n")[1:-1]
+        assert turns[0].endswith("Answer: OK") and wish in turns[0] and len(turns) > 8
+        assert len(set(turns)) == len(turns), "no question comes twice before all have come"
+        options = dict(re.findall(r"^([A-D])\. (.+)$", sample.question, re.MULTILINE))
+        assert len(set(options.values())) == 4 and set(options.values()) <= set(groceries("test"))
+        assert sample.target == f"{sample.target[0]}. {options[sample.target[0]]}" == f"{sample.target[0]}. {wish}"
+        others = [name for name in options.values() if name != wish]
+        assert score(sample.target + "\n" + others[0], sample) == 1.0
+        assert not any(score(name + "\n" + wish, sample) for name in others)
+        letters[sample.target[0]] += 1
+    assert len(letters) > 1
+
+
+def test_groceries_and_common_sense():
+    assert len(set(GROCERIES)) == 53 and [len(groceries(split)) for split in SPLITS] == [33, 10, 10]
+    assert not any(one in other for one in GROCERIES for other in GROCERIES if one != other)
+    assert len({turn.stem for turn in common_sense()}) == len(common_sense()) >= 40
+    assert min(Counter(turn.letter for turn in common_sense()).values()) >= 12, "no letter is right too often"
+    text = " ".join(turn.ask() for turn in common_sense()).lower()
+    assert not any(re.search(rf"\b{name}\b", text) for name in GROCERIES)
+    assert all(len(set(turn.options)) == 5 for turn in common_sense())
+
+
+def row(**change: object) -> dict:
+    listed = [{"label": letter, "text": f" reply {letter} "} for letter in "ABCD"]
+    return {"id": "1_1", "question": {"stem": "Well ?", "choices": listed}, "answerKey": "B"} | change
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not valid JSON"),
+        ([], "line 2: not in the form"),
+        (row(question={}), "line 2: not in the form .*'stem'"),
+        (row(id=3), "line 2: got id 3"),
+        (row(question=row()["question"] | {"choices": row()["question"]["choices"][:3]}), "line 2: key 'label'"),
+        (row(answerKey="E"), "line 2: key 'answerKey': got 'E'"),
+    ],
+)
+def test_damaged_choices(line: object, message: str, tmp_path: Path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(row()) + "\n")
+    assert read_choices(path, 4)[0].right == "reply B"
+    path.write_text(json.dumps(row()) + "\n" + (line if isinstance(line, str) else json.dumps(line)))
+    with pytest.raises(ValueError, match=message):
+        read_choices(path, 4)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="got no line"):
+        read_choices(path, 4)
