@@ -6,13 +6,14 @@ from experiments.tasks.longbench import LONGBENCH
 from experiments.tasks.niah import NEEDLES
 from experiments.tasks.passkey import Passkey
 from experiments.tasks.recall import Recall
+from experiments.tasks.rock_paper_scissors import RPS
 from experiments.tasks.ruler import RULER
 from experiments.tasks.sample import Sample, Split, Task
 from experiments.tasks.stream_eval import StreamEval
 
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
-BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, StreamEval(), Grocery())
+BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, StreamEval(), Grocery(), *RPS)
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 
 

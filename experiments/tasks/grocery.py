@@ -17,7 +17,7 @@ from experiments.tasks.sample import Sample, Split, generator
 
 GROCERIES = tuple(
     "almonds apricots avocados beetroot broccoli butter cabbage carrots cauliflower celery cheddar cherries chickpeas "
-    "cinnamon coconuts couscous cranberries cucumbers dates figs flour garlic ginger grapes ham hummus kale leeks "
+    "cinnamon coconuts couscous cranberries cucumbers dates figs flour garlic ginger grapes halloumi hummus kale leeks "
     "lemons lentils mangoes mayonnaise mushrooms mustard noodles oatmeal olives onions pancetta parsley peanuts pears "
     "pineapple potatoes pumpkin quinoa radishes raspberries salmon spinach tofu vinegar yoghurt".split()
 )

@@ -1,7 +1,7 @@
 """Scores of a prediction against the accepted answers, in [0, 1]; where several are accepted, the best one counts.
 
-The metrics from `qa_f1` on are LongBench's (arXiv 2308.14508, table 1), defects included: its numbers come from them.
-`rouge`, `jieba` belong to the extra `bench` and are imported at first use.
+The metrics from `qa_f1` on, `choice` aside, are LongBench's (arXiv 2308.14508, table 1), defects included: its numbers
+come from them. `rouge`, `jieba` belong to the extra `bench` and are imported at first use.
 """
 
 import importlib
@@ -94,6 +94,12 @@ def classification(prediction: str, answers: tuple[str, ...], classes: tuple[str
     return max(map(one, answers))
 
 
+def choice(prediction: str, answers: tuple[str, ...], classes: tuple[str, ...]) -> float:
+    """1 if the first option letter of the prediction, standing alone and in capitals, is the right one."""
+    found = re.search(rf"\b({'|'.join(map(re.escape, classes))})\b", prediction)
+    return float(found is not None and found[1] in answers)
+
+
 def count(prediction: str, answers: tuple[str, ...]) -> float:
     """Share of the numbers in the prediction that equal the answer, 0 without any."""
     return max(_share(prediction, answer) for answer in answers)
@@ -123,8 +129,8 @@ def code_similarity(prediction: str, answers: tuple[str, ...]) -> float:
 def score(prediction: str, sample: Sample) -> float:
     """The prediction's score by the sample's own metric, first-line rule and classes."""
     text = prediction.lstrip("\n").split("\n")[0] if sample.first_line else prediction
-    if sample.metric == "classification":
-        return classification(text, sample.answers, sample.classes)
+    if sample.metric in OF_CLASSES:
+        return OF_CLASSES[sample.metric](text, sample.answers, sample.classes)
     return METRICS[sample.metric](text, sample.answers)
 
 
@@ -174,7 +180,9 @@ def _package(name: str) -> ModuleType:
         raise ModuleNotFoundError(f"this metric needs the package {name}: pip install 'namm[bench]'") from error
 
 
-# `classification` is not among them: it needs a sample's classes.
+OF_CLASSES: Mapping[str, Callable[[str, tuple[str, ...], tuple[str, ...]], float]] = MappingProxyType(
+    {"classification": classification, "choice": choice}  # these need a sample's classes
+)
 METRICS: Mapping[str, Callable[[str, tuple[str, ...]], float]] = MappingProxyType(
     {
         metric.__name__: metric

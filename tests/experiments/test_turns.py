@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from experiments.evaluate import answer_depth
 from experiments.tasks import load_task
 from experiments.tasks.choices import read_choices
-from experiments.tasks.encoding import prompt_length
+from experiments.tasks.encoding import encode, prompt_length
 from experiments.tasks.grocery import GROCERIES, common_sense, groceries
-from experiments.tasks.metrics import score
+from experiments.tasks.metrics import choice, score
+from experiments.tasks.rock_paper_scissors import HABITS, MOVES, RPS, beats, moves, reference_rates
 from experiments.tasks.sample import Sample, held_in
 from experiments.tasks.stream_eval import StreamEval, values
 from tests.experiments.test_tasks import SPLITS, byte_tokenizer
@@ -77,7 +79,7 @@ def test_groceries_and_common_sense():
     assert len({turn.stem for turn in common_sense()}) == len(common_sense()) >= 40
     assert min(Counter(turn.letter for turn in common_sense()).values()) >= 12, "no letter is right too often"
     text = " ".join(turn.ask() for turn in common_sense()).lower()
-    assert not any(re.search(rf"\b{name}\b", text) for name in GROCERIES)
+    assert not any(name in text for name in GROCERIES), "not even inside a word: answers are found by text"
     assert all(len(set(turn.options)) == 5 for turn in common_sense())
 
 
@@ -107,3 +109,42 @@ def test_damaged_choices(line: object, message: str, tmp_path: Path):
     path.write_text("\n")
     with pytest.raises(ValueError, match="got no line"):
         read_choices(path, 4)
+
+
+def test_choice():
+    for text in ("P", "P.", "(P)", "I play P, not R", "paper: P"):
+        assert choice(text, ("P",), MOVES) == 1.0 and choice(text, ("R",), MOVES) == 0.0
+    for text in ("", "Paper", "p", "Ropes"):
+        assert choice(text, ("P",), MOVES) == choice(text, ("R",), MOVES) == 0.0
+
+
+def test_what_beats_what(tokenizer: PreTrainedTokenizerFast):
+    assert [beats(move) for move in "RPS"] == ["P", "S", "R"]
+    sample = load_task("rps/rock").make(tokenizer, 600, "test", SEED)
+    loser = next(move for move in MOVES if beats(move) == sample.answers[0])
+    assert f"{sample.answers[0]} beats {loser}" in sample.context
+    assert f"round {len(moves(sample)) + 1}." in sample.question and len(moves(sample)) > 20
+    assert answer_depth(encode(tokenizer, sample, "chat")) is None, "a letter has no place"
+
+
+def test_players_keep_their_habits(tokenizer: PreTrainedTokenizerFast):
+    """With 5 standard deviations of room: false alarms come once in a million."""
+    for task in RPS:
+        samples = [task.make(tokenizer, 1000, "train", SEED + i) for i in range(12)]
+        made = [move for sample in samples for move in moves(sample)]
+        for move, share in zip(MOVES, HABITS[task.player], strict=True):
+            room = 5 * (share * (1 - share) / len(made)) ** 0.5
+            assert abs(made.count(move) / len(made) - share) < room
+
+
+def test_reference_rates():
+    def game(history: str, following: str) -> Sample:
+        rounds = "\n".join(f"Round {i}: I chose {move}" for i, move in enumerate(history, 1))
+        return Sample("rps/rock", f"R beats S.\n{rounds}\n", "?", "", (beats(following),), "", "choice", 4, MOVES)
+
+    games = [game("RRS", "R"), game("RPP", "R"), game("SSRR", "S"), game("P", "P")]
+    rates = reference_rates(games)
+    expected = {"always R": 0.25, "always P": 0.5, "always S": 0.25, "uniform": 1 / 3, "frequency": 0.75}
+    assert rates == pytest.approx(expected)
+    with pytest.raises(ValueError, match="expected samples of rps/ tasks"):
+        reference_rates([])
