@@ -1,5 +1,6 @@
-"""Long-context tasks for any tokenizer and length; LongBench needs its data, all others are made offline."""
+"""Long-context tasks for any tokenizer and length; LongBench and DailyDialog need their data, others are made here."""
 
+from experiments.tasks.dialogue import Dialogue
 from experiments.tasks.grocery import Grocery
 from experiments.tasks.jsonl import JsonLines
 from experiments.tasks.longbench import LONGBENCH
@@ -14,15 +15,16 @@ from experiments.tasks.stream_eval import StreamEval
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
 BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, StreamEval(), Grocery(), *RPS)
+WITH_DATA: tuple[Task, ...] = (*LONGBENCH, Dialogue())
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 
 
 def load_task(name_or_path: str) -> Task:
-    """A bundled task or LongBench's by name, or a user's own from a `.jsonl` file; ValueError for an unknown name."""
+    """A task by name, or a user's own from a `.jsonl` file; ValueError for an unknown name."""
     if name_or_path.endswith(".jsonl"):
         return JsonLines.load(name_or_path)
-    for task in (*BUNDLED, *LONGBENCH):
+    for task in (*BUNDLED, *WITH_DATA):
         if task.name == name_or_path:
             return task
-    known = ", ".join((*TASKS, *(task.name for task in LONGBENCH)))
+    known = ", ".join((*TASKS, *(task.name for task in WITH_DATA)))
     raise ValueError(f"task: got {name_or_path!r}, expected a path that ends in .jsonl or one of {known}")

@@ -3,8 +3,10 @@
 import json
 import re
 import secrets
+import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -12,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from experiments.evaluate import answer_depth
 from experiments.tasks import load_task
 from experiments.tasks.choices import read_choices
+from experiments.tasks.dialogue import load, posed
 from experiments.tasks.encoding import encode, prompt_length
 from experiments.tasks.grocery import GROCERIES, common_sense, groceries
 from experiments.tasks.metrics import choice, score
@@ -20,6 +23,7 @@ from experiments.tasks.sample import Sample, held_in
 from experiments.tasks.stream_eval import StreamEval, values
 from tests.experiments.test_tasks import SPLITS, byte_tokenizer
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "dailydialog"
 SEED = secrets.randbelow(10**6)  # fresh samples at every run
 
 
@@ -148,3 +152,75 @@ def test_reference_rates():
     assert rates == pytest.approx(expected)
     with pytest.raises(ValueError, match="expected samples of rps/ tasks"):
         reference_rates([])
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NAMM_DATA", str(GOLDEN))
+    load.cache_clear()
+    yield
+    load.cache_clear()
+
+
+def test_dialogue_shows_earlier_turns(data: None, tokenizer: PreTrainedTokenizerFast):
+    task, turns = load_task("dialogue"), load(GOLDEN / "dailydialog.jsonl")
+    for split, index in (("train", 10), ("test", 5), ("validation", 1)):
+        mine = [turn for turn in turns if held_in(turn.id.split("_")[0], split)]
+        sample, asked = task.make(tokenizer, 3000, split, index), mine[index]
+        assert sample.question == asked.ask() and sample.answers == (asked.letter,)
+        assert score(f" {asked.letter}. {asked.right}", sample) == 1.0 and len(sample.classes) == 4
+        before = f"{mine[index - 1].ask()}\nAnswer: {mine[index - 1].letter}\n\n"
+        begins = asked.id.endswith("_1")
+        assert sample.context.removesuffix("A new dialogue begins.\n\n" * begins).endswith(before)
+        own = [
+            turn.id for turn in mine if turn.ask() in sample.context and turn.id.split("_")[0] == asked.id.split("_")[0]
+        ]
+        assert all(name < asked.id for name in own), "nothing of what follows the reply"
+        need = prompt_length(tokenizer, sample) + sample.max_new_tokens
+        shorter = task.make(tokenizer, need - 1, split, index)
+        assert len(shorter.context) < len(sample.context) and prompt_length(tokenizer, shorter) + 4 < need
+    assert task.make(tokenizer, 3000, "test", 5) == task.make(tokenizer, 3000, "test", 11), "round and round"
+
+
+def test_dialogue_errors(
+    tmp_path: Path, data: None, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
+):
+    with pytest.raises(ValueError, match="length 30 is too short"):
+        load_task("dialogue").make(tokenizer, 30, "test", 0)
+    monkeypatch.setenv("NAMM_DATA", str(tmp_path))
+    (tmp_path / "dailydialog.jsonl").write_text(json.dumps(row(id="first")))
+    with pytest.raises(ValueError, match=r"dailydialog.jsonl: key 'id': got 'first'"):
+        load_task("dialogue").make(tokenizer, 500, "test", 0)
+    load.cache_clear()
+    (tmp_path / "dailydialog.jsonl").write_text(json.dumps(row()))
+    with pytest.raises(ValueError, match="no dialogue belongs to the split test"):
+        load_task("dialogue").make(tokenizer, 500, "test", 0)
+
+
+def test_dialogue_from_the_hub(data: None, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast):
+    """With a stand-in for the package: rows come through, and both failures say what to do."""
+    monkeypatch.delenv("NAMM_DATA")
+    package = ModuleType("datasets")
+    rows = {part: [[f"{part} {i} says {t} ." for t in range(5)] for i in range(30)] for part in ("test", "validation")}
+    package.load_dataset = lambda name, split: {"dialog": rows[split]}  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    assert load_task("dialogue").make(tokenizer, 400, "train", 0).question.startswith("test 0 says 0 .\nA. ")
+    load.cache_clear()
+    package.load_dataset = lambda name, split: {}  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(FileNotFoundError, match=r"cannot load .*'dialog'.*NAMM_DATA"):
+        load_task("dialogue").make(tokenizer, 400, "train", 0)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"namm\[bench\].*NAMM_DATA"):
+        load_task("dialogue").make(tokenizer, 400, "train", 0)
+
+
+def test_posed_replies():
+    dialogues = [[f" {i} {t} ? " for t in range(2 + i)] for i in range(8)]
+    others = [["yes", "no"], ["maybe", "never", "1 1 ?"]]
+    turns = posed(dialogues, others)
+    assert [turn.id for turn in turns] == [f"{i}_{t}" for i in range(8) for t in range(1, 2 + i, 2)]
+    for turn in turns:
+        number, place = turn.id.split("_")
+        assert turn.right == f"{number} {place} ?" and turn.stem == f"{number} {int(place) - 1} ?"
+        assert len(set(turn.options)) == 4 and set(turn.options) - {turn.right} <= {word for d in others for word in d}
+    assert posed(dialogues, others) == turns
