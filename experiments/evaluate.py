@@ -216,9 +216,9 @@ class Evaluator:
 
 
 def answer_depth(prompt: Encoded) -> float | None:
-    """Where in the context its only answer begins (0 to 1); None for several answers or one that is not there."""
+    """Where in the context its only answer begins (0 to 1); None for several answers, a letter or an absent one."""
     context, answers = prompt.sample.context, prompt.sample.answers
-    place = context.find(answers[0]) if len(answers) == 1 else -1
+    place = context.find(answers[0]) if len(answers) == 1 and prompt.sample.metric != "choice" else -1
     return place / len(context) if place >= 0 else None
 
 

@@ -1,6 +1,8 @@
 """Long-context tasks for any tokenizer and length: made offline, or from benchmarks that bring their own data."""
 
 from experiments.tasks.choubun import CHOUBUN
+from experiments.tasks.dialogue import Dialogue
+from experiments.tasks.grocery import Grocery
 from experiments.tasks.infinitebench import INFINITEBENCH
 from experiments.tasks.jsonl import JsonLines
 from experiments.tasks.longbench import LONGBENCH
@@ -8,13 +10,15 @@ from experiments.tasks.longbench_v2 import LongBenchV2
 from experiments.tasks.niah import NEEDLES
 from experiments.tasks.passkey import Passkey
 from experiments.tasks.recall import Recall
+from experiments.tasks.rock_paper_scissors import RPS
 from experiments.tasks.ruler import RULER
 from experiments.tasks.sample import Sample, Split, Task
+from experiments.tasks.stream_eval import StreamEval
 
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
-WITH_DATA: tuple[Task, ...] = (*LONGBENCH, LongBenchV2(), *INFINITEBENCH, *CHOUBUN)
-BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER)
+WITH_DATA: tuple[Task, ...] = (*LONGBENCH, LongBenchV2(), *INFINITEBENCH, *CHOUBUN, Dialogue())
+BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, StreamEval(), Grocery(), *RPS)
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 
 

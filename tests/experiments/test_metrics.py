@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.tasks.metrics import METRICS, classification, score
+from experiments.tasks.metrics import METRICS, score
+from experiments.tasks.metrics.longbench import classification
 from experiments.tasks.sample import Sample
 
 TABLE: list[tuple[str, str, tuple[str, ...], float]] = [

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from experiments.tasks.metrics import infinitebench, japanese, longbench, texts
-from experiments.tasks.metrics.longbench import classification
 from experiments.tasks.sample import Sample
 
-# `classification` is not among them: it needs a sample's classes.
+OF_CLASSES: Mapping[str, Callable[[str, tuple[str, ...], tuple[str, ...]], float]] = MappingProxyType(
+    {"classification": longbench.classification, "choice": texts.choice}  # these need a sample's classes
+)
 METRICS: Mapping[str, Callable[[str, tuple[str, ...]], float]] = MappingProxyType(
     {
         metric.__name__: metric
@@ -30,6 +31,6 @@ METRICS: Mapping[str, Callable[[str, tuple[str, ...]], float]] = MappingProxyTyp
 def score(prediction: str, sample: Sample) -> float:
     """The prediction's score by the sample's own metric, first-line rule and classes."""
     text = prediction.lstrip("\n").split("\n")[0] if sample.first_line else prediction
-    if sample.metric == "classification":
-        return classification(text, sample.answers, sample.classes)
+    if sample.metric in OF_CLASSES:
+        return OF_CLASSES[sample.metric](text, sample.answers, sample.classes)
     return METRICS[sample.metric](text, sample.answers)

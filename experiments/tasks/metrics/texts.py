@@ -35,6 +35,12 @@ def token_f1(prediction: str, answers: tuple[str, ...]) -> float:
     return max(overlap(words, normalise(a).split()) if words or normalise(a) else 1.0 for a in answers)
 
 
+def choice(prediction: str, answers: tuple[str, ...], classes: tuple[str, ...]) -> float:
+    """1 if the first option letter of the prediction, standing alone and in capitals, is the right one."""
+    found = re.search(rf"\b({'|'.join(map(re.escape, classes))})\b", prediction)
+    return float(found is not None and found[1] in answers)
+
+
 def overlap(predicted: Sequence[str], expected: Sequence[str]) -> float:
     """Harmonic mean of the precision and recall of tokens, each as often as it stands; 0 where none is shared."""
     common = (Counter(predicted) & Counter(expected)).total()
