@@ -3,10 +3,11 @@
 `{"id": "1", "question": {"stem": "...", "choices": [{"label": "A", "text": "..."}, ...]}, "answerKey": "A"}`
 """
 
-import json
 import string
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from experiments.tasks.rows import from_json
 
 LETTERS = string.ascii_uppercase
 
@@ -40,10 +41,7 @@ def read_choices(path: Path, options: int) -> tuple[Choice, ...]:
 
 
 def _parse(line: str, where: str, options: int) -> Choice:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON ({error})") from error
+    row: Any = from_json(line, where)
     try:
         question, letter = row["question"], row["answerKey"]
         stem, listed = question["stem"], question["choices"]

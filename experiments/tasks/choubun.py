@@ -8,15 +8,15 @@ items, which are a test set only, are cut 80/10/10 into splits by the hash of th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase
 
-from experiments.tasks.corpora import data_file, data_folder
+from experiments.tasks.corpora import data_file
 from experiments.tasks.fitting import cut_middle
 from experiments.tasks.rows import Item, pick, prompt_parts, questions
-from experiments.tasks.sample import Sample, Split, generator
+from experiments.tasks.sample import Sample, Split
 
 HUB = "SakanaAI/ChouBun"
 PROMPTS = "ChouBun/config/dataset2prompt.json"
@@ -47,10 +47,7 @@ class ChouBun:
 
         The context ends with the document. ValueError if the split is empty or `length` holds nothing of the prompt.
         """
-        generator(self.name, length, split, index)  # checks split and index
-        folder = data_folder()
-        items = load(self.subset, str(folder) if folder else None)[split]
-        item = pick(self.name, items, split, index)
+        item = pick(self.name, partial(load, self.subset), length, split, index)
         before, after = prompt_parts(self.subset, "choubun_prompts.json", PROMPTS, data_file(PROMPTS))
         metric, max_new_tokens = METRIC[self.subset]
         sample = Sample(

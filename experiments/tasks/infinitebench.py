@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from experiments.tasks.corpora import data_file, data_folder
+from experiments.tasks.corpora import data_file
 from experiments.tasks.fitting import cut_middle
 from experiments.tasks.rows import Located, by_split, checked, file_rows, filled, hub_file, pick, text_list
-from experiments.tasks.sample import Sample, Split, generator
+from experiments.tasks.sample import Sample, Split
 
 HUB = "xinrongzhang2022/InfiniteBench"
 PROMPTS, TEMPLATES = "prompt.py", "yarn_mistral_templates"
@@ -68,10 +68,8 @@ class InfiniteBench:
 
         The context ends with the document. ValueError if the split is empty or `length` holds nothing of the prompt.
         """
-        generator(self.name, length, split, index)  # checks split and index
-        folder = data_folder()
-        items = load(self.subset, str(folder) if folder else None)[split]
-        return cut_middle(tokenizer, length, self._sample(pick(self.name, items, split, index)))
+        item = pick(self.name, partial(load, self.subset), length, split, index)
+        return cut_middle(tokenizer, length, self._sample(item))
 
     def _sample(self, item: Item) -> Sample:
         template, where = wording(self.subset)

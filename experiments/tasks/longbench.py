@@ -9,15 +9,15 @@ published memory was trained and tested on the same ones), and a middle cut neve
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase
 
-from experiments.tasks.corpora import data_file, data_folder
+from experiments.tasks.corpora import data_file
 from experiments.tasks.fitting import cut_middle
 from experiments.tasks.rows import Item, pick, prompt_parts, questions
-from experiments.tasks.sample import Sample, Split, generator
+from experiments.tasks.sample import Sample, Split
 
 HUB = "Xnhyacinth/LongBench"
 PROMPTS = "dataset2prompt.json"
@@ -54,10 +54,8 @@ class LongBench:
 
         The context ends with the document. ValueError if the split is empty or `length` holds nothing of the prompt.
         """
-        generator(self.name, length, split, index)  # checks split and index
-        folder = data_folder()
-        items = load(self.subset, str(folder) if folder else None)[split]
-        return cut_middle(tokenizer, length, self._sample(pick(self.name, items, split, index)))
+        item = pick(self.name, partial(load, self.subset), length, split, index)
+        return cut_middle(tokenizer, length, self._sample(item))
 
     def _sample(self, item: Item) -> Sample:
         before, after = prompt_parts(self.subset, "longbench_prompts.json", PROMPTS, data_file(PROMPTS))

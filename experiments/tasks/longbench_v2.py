@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from experiments.tasks.corpora import data_file, data_folder
+from experiments.tasks.corpora import data_file
 from experiments.tasks.fitting import cut_middle
 from experiments.tasks.rows import Located, by_split, checked, filled, from_json, hub_file, pick
-from experiments.tasks.sample import Sample, Split, generator
+from experiments.tasks.sample import Sample, Split
 
 HUB, FILE = "THUDM/LongBench-v2", "data.json"
 PROMPT = "0shot.txt"
@@ -53,9 +53,7 @@ class LongBenchV2:
 
         The context ends with the document. ValueError if the split is empty or `length` holds nothing of the prompt.
         """
-        generator(self.name, length, split, index)  # checks split and index
-        folder = data_folder()
-        item = pick(self.name, load(str(folder) if folder else None)[split], split, index)
+        item = pick(self.name, load, length, split, index)
         template, where = wording()
         before, after = filled(template, item.fields, where)
         sample = Sample(

@@ -3,14 +3,15 @@
 import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import huggingface_hub
 
-from experiments.tasks.sample import Split, held_in
+from experiments.tasks.corpora import data_folder
+from experiments.tasks.sample import Split, generator, held_in
 
 QUESTION_FIELDS = frozenset("input context answers all_classes length dataset language _id".split())
 
@@ -129,8 +130,17 @@ def by_split(items: Iterable[T]) -> Mapping[Split, tuple[T, ...]]:
     return {split: tuple(item for item in items if held_in(item.id, split)) for split in get_args(Split)}
 
 
-def pick(name: str, items: Sequence[T], split: Split, index: int) -> T:
-    """Item `index` of a task's split, from the start again after the last; ValueError if the split is empty."""
+def pick(
+    name: str, load: Callable[[str | None], Mapping[Split, Sequence[T]]], length: int, split: Split, index: int
+) -> T:
+    """Item `index` of a task's split, from the start again after the last.
+
+    load: gives the items by split from the folder NAMM_DATA, or from the hub (None). ValueError for a split or index
+    that there is not, and if the split is empty.
+    """
+    generator(name, length, split, index)  # checks split and index
+    folder = data_folder()
+    items = load(str(folder) if folder else None)[split]
     if not items:
         raise ValueError(f"{name}: no item belongs to the split {split}; give a file with more lines")
     return items[index % len(items)]
@@ -140,11 +150,11 @@ def filled(template: str, fields: Mapping[str, str], where: str) -> tuple[str, s
     """What stands before and after `{context}`, each other `{name}` replaced by its field, once and for all."""
     if template.count("{context}") != 1:
         raise ValueError(f"{where}: got {template!r}, expected a text with {{context}}, once")
-    names = set(re.findall(r"\{(\w+)\}", template)) - {"context"}
+    field = re.compile(r"\{(\w+)\}")
+    names = set(field.findall(template)) - {"context"}
     if unknown := sorted(names - set(fields)):
         raise ValueError(f"{where}: unknown field {{{unknown[0]}}}; known fields are {', '.join(sorted(fields))}")
     before, after = template.split("{context}")
-    field = re.compile(r"\{(\w+)\}")
     return field.sub(lambda found: fields[found[1]], before), field.sub(lambda found: fields[found[1]], after)
 
 
