@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Int
 from rich.console import Console
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from experiments.bench import Ratio, laps, paired, publish
 from hosts import smollm2
 from hosts.pytorch import Report, attach, memory_report
+from hosts.pytorch.pretrained import load_model
 from namm.artefact import Memory, load
 
 
@@ -82,15 +82,6 @@ class Runner:
     def _step(self, tokens: Tensor) -> None:
         out = self.model(tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.cache, self.last = out.past_key_values, out.logits[:, -1:].argmax(-1)
-
-
-def load_model(name: str) -> Any:
-    """A causal language model in float32; SmolLM2 comes from its GGUF file, fetched if need be."""
-    path, options = name, {}
-    if name == smollm2.NAME:
-        file = smollm2.fetch()
-        path, options = str(file.parent), {"gguf_file": file.name}
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options).eval()
 
 
 def compare(model: Any, memories: dict[str, Memory], length: int, config: InferenceConfig) -> list[Ratio]:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.evaluate import Equal, Evaluator
+from experiments.evaluate import Equal, Evaluator, OtherEngine
 from experiments.objective import FULL, UseConfig
 from experiments.prompts import Budget, PromptSource, TaskMix
 from experiments.records import TABLE, Records, check_settings, read_table, read_verdicts
@@ -22,7 +22,7 @@ from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
 from experiments.summary import Summary
 from experiments.tasks import Split
-from hosts.weights import load_host
+from hosts.weights import Host, load_host
 from namm.artefact import Memory, load, training_free
 from namm.model import NammPolicy
 
@@ -37,7 +37,8 @@ class EvaluateConfig:
     more of tokens (an integer), share of the context (a fraction such as 0.125), or None for a memory's own threshold.
     equal: "bytes" lets a memory that carries state for every token keep fewer of them, "tokens" does not. interval,
     recent, sinks: update interval and protected tokens of training-free policies; a trained memory brings its own.
-    trace: prompts of each length whose kept tokens are recorded one by one, for the page of `namm report`. folder:
+    engine: "torch" answers through transformers, streaming, with the same scores and without traces. trace: prompts of
+    each length whose kept tokens are recorded one by one, for the page of `namm report`. folder:
     where the records are kept and found again; default a folder of its own in runs for every choice of settings.
     """
 
@@ -48,6 +49,7 @@ class EvaluateConfig:
     budget: tuple[Budget, ...] = (0.25,)
     equal: Equal = "bytes"
     mode: Literal["recorded", "streaming"] = "streaming"
+    engine: Literal["jax", "torch"] = "jax"
     split: Split = "test"
     prompts: int = 32
     batch: int = 8
@@ -84,15 +86,17 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     use = UseConfig(config.mode, config.budget[0], config.capacity, config.chunk)
     host = load_host(config.host, dtype=jnp.dtype(config.dtype))
     sources = [PromptSource(host, TaskMix(config.task, length)) for length in config.length]
-    options = (memories, use, config.batch, config.budget, config.equal)
+    other = _torch_engine(config, host) if config.engine == "torch" else None
+    options = (memories, use, config.batch, config.budget, config.equal, other)
     evaluators = [Evaluator(source, *options) for source in sources]
     records, entries = Records(folder, settings), len(evaluators[0].entries)
     done = [records.done(length, entries, config.prompts, config.batch) for length in config.length]
     records.rewrite()
+    trace = 0 if other else config.trace
     with Progress(console=console) as bar:
         task = bar.add_task("prompts", total=config.prompts * len(sources), completed=sum(done))
         for evaluator, begin in zip(evaluators, done, strict=True):
-            for finished in evaluator.batches(config.split, range(begin, config.prompts), config.trace):
+            for finished in evaluator.batches(config.split, range(begin, config.prompts), trace):
                 records.append(*finished)
                 bar.advance(task, len(finished.verdicts) // entries)
     table = evaluators[0].summary(records.verdicts, memories[0].name)
@@ -100,6 +104,12 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     write_tables(table, records.verdicts, folder)
     console.print(f"Records are in {folder}; `namm report {folder}` makes a page of them")
     return table
+
+
+def _torch_engine(config: EvaluateConfig, host: Host) -> OtherEngine:
+    from experiments.torch_engine import TorchEngine  # torch is not needed otherwise
+
+    return TorchEngine(config.host, config.dtype, host.spec.eos_ids)
 
 
 def _memories(config: EvaluateConfig) -> list[Memory]:

@@ -30,6 +30,8 @@ from namm.policies import load_policy
 
 # What a budget counts: kept tokens, or bytes, where state that a memory carries for a token is paid for with tokens.
 Equal = Literal["tokens", "bytes"]
+# Memory, tokens a head of every prompt (None: all), prompts, most new tokens -> ids of `Answered`, held of `Places`.
+OtherEngine = Callable[[Memory, tuple[int, ...] | None, Batch, Array], tuple[np.ndarray, np.ndarray]]
 ROWS = 32  # answers decoded at once where the memory has no say any more: the weights are read once for all of them
 
 
@@ -109,7 +111,9 @@ def _answer(
 class Evaluator:
     """Runs memories at budgets over prompts of a source.
 
-    equal: what a budget counts, see `Equal`; ValueError where memories have one name.
+    equal: what a budget counts, see `Equal`. other: answers, streaming, instead of this engine; it does not say
+    which tokens stay, so that its traces are empty. ValueError where memories have one name, or in recorded mode with
+    another engine.
     """
 
     source: PromptSource
@@ -118,8 +122,11 @@ class Evaluator:
     batch: int = 8
     budgets: Sequence[Budget] = ()
     equal: Equal = "tokens"
+    other: OtherEngine | None = None
 
     def __post_init__(self) -> None:
+        if self.other is not None and self.use.mode != "streaming":
+            raise ValueError(f"mode is {self.use.mode!r}; the torch engine evicts while it reads: choose 'streaming'")
         names = [memory.name for memory in self.memories]
         if len(set(names)) != len(names):
             raise ValueError(f"memories are {names}; name each one once")
@@ -148,6 +155,7 @@ class Evaluator:
     def batches(self, split: Split, indices: range, trace: int) -> Iterator[Finished]:
         """Batch by batch: a verdict an entry and prompt, entry-major, and traces of the prompts below `trace`."""
         answers = self._recorded if self.use.mode == "recorded" else self._streaming
+        answers = answers if self.other is None else partial(self._elsewhere, self.other)
         for begin in range(0, len(indices), self.batch):
             part = list(indices[begin : begin + self.batch])
             filled = part + part[-1:] * (self.batch - len(part))  # one batch shape, one compilation
@@ -220,6 +228,16 @@ class Evaluator:
                 answering, params, parameters, [stream], prompt, budget, limits, schedule, self.source.steps
             )
             yield Answered(entry, jax.block_until_ready(tokens), places, time.perf_counter() - begin)
+
+    def _elsewhere(self, other: OtherEngine, prompt: Batch, limits: Array) -> Iterator[Answered]:
+        """The same by another engine."""
+        for entry in self.entries:
+            begin = time.perf_counter()
+            kept = self._slots(entry, prompt.context.shape[1])
+            budget = None if entry.budget == WHOLE else tuple(self._budgets(entry, prompt, kept).tolist())
+            tokens, held = map(jnp.asarray, other(entry.memory, budget, prompt, limits))
+            nowhere = jnp.zeros((*held.shape, 0), jnp.int32)
+            yield Answered(entry, tokens, Places(held, nowhere), time.perf_counter() - begin)
 
     def _slots(self, entry: Entry, full: int) -> int:
         """Slots for kept tokens; the full cache is given all its `full` slots."""

@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from hosts.pytorch.attention import NAME, slot_attention
 from hosts.pytorch.cache import NammCache
 from hosts.pytorch.report import Report, report
-from hosts.pytorch.session import Inputs, Schedule, Session
+from hosts.pytorch.session import Budget, Inputs, Schedule, Session
 from namm.artefact import Memory, load
 from namm.config import check_interval
 from namm.model import NammPolicy
@@ -138,15 +138,16 @@ def _generate(model: Any, *args: Any, **kwargs: Any) -> Any:
 def attach(
     model: Any,
     memory: Memory | str | Path | Score,
-    budget: int | float | None = None,
+    budget: Budget = None,
     interval: int | None = None,
     chunk: int | None = None,
 ) -> Any:
     """Give a model a memory; returns the model, which is also a context manager that detaches at its end.
 
     memory: a `namm.Memory`, anything that `namm.load` takes, or a function (see `CustomPolicy`). budget: tokens kept
-    per head (int), share of the tokens read (float), or None for the memory's own threshold. interval: tokens between
-    updates (default: the memory's). chunk: tokens read at once. A row's cache holds at most budget + interval tokens.
+    per head (int, or a tuple with one for every row of the batch), share of the tokens read (float), or None for the
+    memory's own threshold. interval: tokens between updates (default: the memory's). chunk: tokens read at once. A
+    row's cache holds at most budget + interval tokens.
     ValueError for a model, or settings, that cannot work.
     """
     if hasattr(model, "_orig_mod"):
@@ -171,6 +172,18 @@ def detach(model: Any) -> None:
     attachment.leave()
 
 
+def settle(model: Any) -> None:
+    """One memory update now, in the cache of the latest call: what came since the last one is judged at once.
+
+    ValueError if there is no such cache.
+    """
+    attachment: Attachment | None = getattr(model, _ATTACHED, None)
+    cache = attachment and attachment.latest and attachment.latest()
+    if not attachment or cache is None:
+        raise ValueError("nothing to settle: attach a memory, call the model and hold on to the cache it returns")
+    attachment.session.settle(cache)
+
+
 def memory_report(model: Any) -> Report:
     """Kept tokens and bytes of the latest call; ValueError if there was none since `attach`."""
     attachment: Attachment | None = getattr(model, _ATTACHED, None)
@@ -193,13 +206,13 @@ def _memory(given: Memory | str | Path | Score) -> Memory:
     return Memory(policy.name, policy, SelectionConfig(threshold=None), _INTERVAL)
 
 
-def _check_schedule(memory: Memory, budget: int | float | None, interval: int, chunk: int) -> None:
+def _check_schedule(memory: Memory, budget: Budget, interval: int, chunk: int) -> None:
     least = memory.selection.protected
     if budget is None and memory.selection.threshold is None and memory.policy.name != "keep-all":
         raise ValueError(f"{memory.name} has no threshold of its own; give a budget (tokens, or a share below 1)")
     if isinstance(budget, float) and not 0.0 < budget <= 1.0:
         raise ValueError(f"budget is {budget}; expected a share in (0, 1], or an integer number of tokens")
-    if isinstance(budget, int) and budget < least:
+    if isinstance(budget, int | tuple) and min([budget] if isinstance(budget, int) else budget, default=0) < least:
         raise ValueError(f"budget is {budget}; expected at least the {least} protected tokens of {memory.name}")
     if interval < 1 or chunk < 1:
         raise ValueError(f"interval is {interval} and chunk is {chunk}; expected 1 or more tokens")

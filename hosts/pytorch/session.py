@@ -15,16 +15,18 @@ from namm.contract import SIGNALS
 from namm.pytorch import port
 from namm.selection import SelectionConfig
 
+Budget = int | tuple[int, ...] | float | None  # see `Schedule`
+
 
 @dataclass(frozen=True)
 class Schedule:
     """When updates happen and how much stays.
 
-    budget: tokens per head (int), a share of the tokens read (float), or None for the memory's own threshold.
-    interval: tokens of a row between updates. chunk: tokens of a forward at most.
+    budget: tokens per head (int, or one for every row of a batch), a share of the tokens read (float), or None for the
+    memory's own threshold. interval: tokens of a row between updates. chunk: tokens of a forward at most.
     """
 
-    budget: int | float | None
+    budget: Budget
     interval: int
     chunk: int
 
@@ -34,6 +36,10 @@ class Schedule:
             return torch.tensor(seen)
         if isinstance(self.budget, int):
             return torch.tensor([self.budget] * len(seen))
+        if isinstance(self.budget, tuple):
+            if len(self.budget) != len(seen):
+                raise ValueError(f"budget has {len(self.budget)} numbers for {len(seen)} rows; give each row one")
+            return torch.tensor(self.budget)
         return torch.tensor([max(ceil(self.budget * n), selection.protected) for n in seen])
 
 
@@ -125,7 +131,14 @@ class Session:
     def _advance(self, cache: NammCache, counts: list[int]) -> None:
         for name in ("seen", "position", "window"):
             setattr(cache, name, [n + count for n, count in zip(getattr(cache, name), counts, strict=True)])
-        due = [window >= self.schedule.interval for window in cache.window]
+        self._evict(cache, [window >= self.schedule.interval for window in cache.window])
+
+    def settle(self, cache: NammCache) -> None:
+        """An update now, in every row that read a token since its last one."""
+        with torch.no_grad():
+            self._evict(cache, [window > 0 for window in cache.window])
+
+    def _evict(self, cache: NammCache, due: list[bool]) -> None:
         if not any(due):
             return
         budget = self.schedule.tokens(cache.seen, self.memory.selection)

@@ -9,8 +9,10 @@ from experiments.evaluate import Evaluator, token_bytes
 from experiments.objective import UseConfig
 from experiments.prompts import PromptSource, TaskMix
 from experiments.summary import Verdict
+from experiments.torch_engine import TorchEngine
 from hosts.weights import load_host
 from namm.artefact import Memory, training_free
+from tests.random_host import all_memories
 from tests.tiny import save_host, tiny_llama
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -43,16 +45,13 @@ def predictions(evaluator: Evaluator) -> dict[tuple[str, int], Verdict]:
     return {(v.entry, v.index): replace(v, seconds=0.0) for v in found}
 
 
-@pytest.mark.parametrize("mode", ["recorded", "streaming"])
-def test_entries_together_and_alone(mode: str, source: PromptSource) -> None:
-    use, given = UseConfig(mode, 0.5, chunk=16), (0.5, 16)
-    together = predictions(Evaluator(source, policies("sliding-window", "key-norm", "keep-all"), use, 4, given))
+def test_entries_together_and_alone(source: PromptSource) -> None:
+    use, names = UseConfig("recorded", 0.5, chunk=16), ("sliding-window", "key-norm", "keep-all")
+    together = predictions(Evaluator(source, policies(*names), use, 4, (0.5, 16)))
     assert len(together) == (2 * 2 + 1) * 4
-    alone = {}
-    for name in ("sliding-window", "key-norm", "keep-all"):
-        for budget in given:
-            alone |= predictions(Evaluator(source, policies(name), replace(use, budget=budget), 4))
-    assert alone == together
+    for name, budget in (("sliding-window", 0.5), ("key-norm", 16), ("keep-all", 16)):
+        alone = predictions(Evaluator(source, policies(name), replace(use, budget=budget), 4))
+        assert len(alone) == 4 and alone.items() <= together.items()
     assert len({v.prediction for v in together.values()}) > 3
 
 
@@ -62,6 +61,16 @@ def test_a_row_ends_at_its_own_limit(source: PromptSource, monkeypatch: pytest.M
     limits = [source.prompt("train", index).sample.max_new_tokens for _, index in found]
     assert len(set(limits)) > 1
     assert [len(v.prediction.split()) for v in found.values()] == limits  # the tiny host ends no text
+
+
+def test_torch_gives_the_same_scores(source: PromptSource) -> None:
+    use = UseConfig("streaming", 12, chunk=16)
+    memories = [*policies("h2o", "streaming-llm", "keep-all"), all_memories()["namm-strict"]]
+    engines = (None, TorchEngine(source.host.spec.name, "float32", source.host.spec.eos_ids))
+    jax, torch = (predictions(Evaluator(source, memories, use, 4, equal="bytes", other=other)) for other in engines)
+    assert len(jax) == 16 and jax == torch
+    with pytest.raises(ValueError, match="choose 'streaming'"):
+        Evaluator(source, memories, replace(use, mode="recorded"), other=engines[1])
 
 
 def test_equal_bytes_charge_for_what_a_memory_carries(source: PromptSource) -> None:

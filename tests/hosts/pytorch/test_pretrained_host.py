@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.bench_inference import load_model
 from hosts import smollm2
 from hosts.pytorch import attach, memory_report
+from hosts.pytorch.pretrained import load_model
 
 pytestmark = pytest.mark.smollm2
 GREEDY = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8, "pad_token_id": 2}

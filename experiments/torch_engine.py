@@ -1,0 +1,31 @@
+"""Evaluation through `transformers` and `hosts.pytorch`, with the scores of the JAX engine."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Array, Int
+
+from experiments.tasks.encoding import Batch
+from hosts.pytorch.answer import Rows, answer
+from hosts.pytorch.pretrained import load_model
+from namm.artefact import Memory
+
+
+class TorchEngine:
+    """Answers of a named host's `transformers` model (an `OtherEngine` of `experiments.evaluate`)."""
+
+    def __init__(self, host: str | Path, dtype: str, eos: tuple[int, ...]):
+        self.model, self.eos = load_model(host, getattr(torch, dtype)), eos
+
+    def __call__(
+        self, memory: Memory, budget: tuple[int, ...] | None, prompt: Batch, limits: Array
+    ) -> tuple[Int[np.ndarray, "prompt step"], Int[np.ndarray, "layer prompt head"]]:
+        """Generated ids and kept tokens."""
+        context, question = (Rows(_tensor(ids), _tensor(lengths)) for ids, lengths in (prompt[:2], prompt[2:4]))
+        found = answer(self.model, memory, budget, context, question, _tensor(limits), self.eos)
+        return found.tokens.numpy(), found.held.numpy()
+
+
+def _tensor(integers: Array | np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(integers, np.int64))

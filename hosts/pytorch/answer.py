@@ -1,0 +1,66 @@
+"""Greedy answers to questions behind compressed contexts, as `hosts.rollout` gives them."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hosts.pytorch.attach import attach, settle
+from namm.artefact import Memory
+
+
+class Answers(NamedTuple):
+    """Generated ids (-1 after the end), and the tokens that every layer and head kept of the contexts."""
+
+    tokens: Int[Tensor, "batch step"]
+    held: Int[Tensor, "layer batch head"]
+
+
+class Rows(NamedTuple):
+    """Right-padded token ids and how many of each row are real."""
+
+    tokens: Int[Tensor, "batch column"]
+    lengths: Int[Tensor, " batch"]
+
+
+@torch.inference_mode()
+def answer(
+    model: Any,
+    memory: Memory,
+    budget: tuple[int, ...] | None,
+    context: Rows,
+    question: Rows,
+    limits: Int[Tensor, " batch"],
+    eos: tuple[int, ...],
+) -> Answers:
+    """Read contexts under a memory, update once more at their end, then read questions and decode greedily.
+
+    budget: tokens a head of every row, None for "keep-all". A row ends at its limit (tokens) or an end-of-sequence id.
+    Updates go on while it answers. `hosts.rollout.generate` reads a question in one piece even where it is longer than
+    the memory's interval; here an update falls due within it.
+    """
+    with attach(model, memory, budget):
+        cache = _read(model, context, None).past_key_values
+        settle(model)
+        held = torch.stack([layer.valid.sum(-1) for layer in cache.memory_layers])
+        logits = _read(model, question, cache).logits[:, -1]
+        rows, ends = len(limits), torch.tensor(eos, dtype=torch.long)
+        tokens, done = torch.full((rows, int(limits.max())), -1), torch.zeros(rows, dtype=torch.bool)
+        for step in range(tokens.shape[1]):
+            chosen = logits.argmax(-1)
+            done |= torch.isin(chosen, ends) | (step >= limits)
+            tokens[:, step] = chosen.masked_fill(done, -1)
+            if bool(done.all()):
+                break
+            logits = _read(model, Rows(chosen[:, None], (~done).long()), cache).logits[:, -1]
+    return Answers(tokens, held)
+
+
+def _read(model: Any, rows: Rows, cache: Any) -> Any:
+    """One call, its padding moved to the left: the last column is then every row's last token."""
+    width = rows.tokens.shape[1]
+    column = torch.arange(width) - (width - rows.lengths[:, None])
+    ids = rows.tokens.gather(1, column.clamp(min=0))
+    mask = (column >= 0).long()
+    return model(ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
