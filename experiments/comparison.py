@@ -14,13 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.evaluate import Evaluator, token_bytes
+from experiments.evaluate import Equal, Evaluator
 from experiments.objective import FULL, UseConfig
-from experiments.prompts import PromptSource, TaskMix
+from experiments.prompts import Budget, PromptSource, TaskMix
 from experiments.records import TABLE, Records, check_settings, read_table, read_verdicts
 from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
-from experiments.summary import Summary, summarise
+from experiments.summary import Summary
 from experiments.tasks import Split
 from hosts.weights import load_host
 from namm.artefact import Memory, load, training_free
@@ -32,9 +32,10 @@ class EvaluateConfig:
     """Memories and policies on held-out prompts of tasks, at one budget. The same command again resumes.
 
     memory: folders of trained memories, names of shipped ones, or policies (see `namm policies`); "keep-all" is always
-    added, and the first one is the reference of the paired differences. length: one or more prompt lengths in tokens;
-    several make a sweep with RULER's effective length and weighted averages. prompts: at each length. budget: tokens
-    (an integer), share of the context (a fraction such as 0.125), or None for a memory's own threshold. interval,
+    added, and the first one is the reference of the leads. length: one or more prompt lengths in tokens;
+    several make a sweep with RULER's effective length and weighted averages. prompts: at each length. budget: one or
+    more of tokens (an integer), share of the context (a fraction such as 0.125), or None for a memory's own threshold.
+    equal: "bytes" lets a memory that carries state for every token keep fewer of them, "tokens" does not. interval,
     recent, sinks: update interval and protected tokens of training-free policies; a trained memory brings its own.
     trace: prompts of each length whose kept tokens are recorded one by one, for the page of `namm report`. folder:
     where the records are kept and found again; default a folder of its own in runs for every choice of settings.
@@ -44,7 +45,8 @@ class EvaluateConfig:
     memory: tuple[str, ...] = ("keydiff", "snapkv", "streaming-llm")
     task: tuple[str, ...] = ("niah-single",)
     length: tuple[int, ...] = (1024,)
-    budget: int | float | None = 0.25
+    budget: tuple[Budget, ...] = (0.25,)
+    equal: Equal = "bytes"
     mode: Literal["recorded", "streaming"] = "streaming"
     split: Split = "test"
     prompts: int = 32
@@ -69,6 +71,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         raise ValueError(f"{got}; expected 1 or more, trace 0 or more")
     if not config.length or len(set(config.length)) != len(config.length):
         raise ValueError(f"length is {config.length}; expected one or more different lengths")
+    if not config.budget or len(set(config.budget)) != len(config.budget):
+        raise ValueError(f"budget is {config.budget}; expected one or more different budgets")
     memories = _memories(config)
     settings = _settings(config, memories)
     folder = config.folder or Path("runs") / f"evaluate-{_digest(json.dumps(settings).encode())}"
@@ -77,20 +81,21 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         console.print(f"{folder} holds this evaluation, finished")
         print_tables(console, table := read_table(folder), read_verdicts(folder))
         return table
-    use = UseConfig(config.mode, config.budget, config.capacity, config.chunk)
+    use = UseConfig(config.mode, config.budget[0], config.capacity, config.chunk)
     host = load_host(config.host, dtype=jnp.dtype(config.dtype))
     sources = [PromptSource(host, TaskMix(config.task, length)) for length in config.length]
-    records = Records(folder, settings)
-    done = [records.done(length, len(memories), config.prompts, config.batch) for length in config.length]
+    options = (memories, use, config.batch, config.budget, config.equal)
+    evaluators = [Evaluator(source, *options) for source in sources]
+    records, entries = Records(folder, settings), len(evaluators[0].entries)
+    done = [records.done(length, entries, config.prompts, config.batch) for length in config.length]
     records.rewrite()
     with Progress(console=console) as bar:
         task = bar.add_task("prompts", total=config.prompts * len(sources), completed=sum(done))
-        for source, begin in zip(sources, done, strict=True):
-            evaluator = Evaluator(source, memories, use, config.batch)
+        for evaluator, begin in zip(evaluators, done, strict=True):
             for finished in evaluator.batches(config.split, range(begin, config.prompts), config.trace):
                 records.append(*finished)
-                bar.advance(task, len(finished.verdicts) // len(memories))
-    table = summarise(records.verdicts, token_bytes(memories, host), memories[0].name)
+                bar.advance(task, len(finished.verdicts) // entries)
+    table = evaluators[0].summary(records.verdicts, memories[0].name)
     print_tables(console, table, records.verdicts)
     write_tables(table, records.verdicts, folder)
     console.print(f"Records are in {folder}; `namm report {folder}` makes a page of them")

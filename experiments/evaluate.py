@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from experiments.objective import FULL, KEEP_ALL, UseConfig, budgets
-from experiments.prompts import PromptSource
-from experiments.summary import Summary, Verdict, summarise
+from experiments.prompts import Budget, PromptSource, budget_label
+from experiments.summary import WHOLE, Summary, Verdict, summarise
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch, Encoded
 from experiments.trace import ORIGIN, Trace, Traced, kept_bits, pack, token_texts
 from hosts.llama import Params
 from hosts.rollout import Schedule, answer_layout, generate, prefill, record, settled
-from hosts.stream import Engine, Stream, compress, make_engine, unwatched
+from hosts.stream import Engine, Stream, compress, make_engine, tile_rows, unwatched
 from hosts.weights import Host
 from namm.artefact import Memory
 from namm.bundle import Bundle
@@ -27,6 +27,10 @@ from namm.cache import CacheShape, slot_bytes
 from namm.contract import NO_PARAMETERS, Parameters
 from namm.memory import Layout
 from namm.policies import load_policy
+
+# What a budget counts: kept tokens, or bytes, where state that a memory carries for a token is paid for with tokens.
+Equal = Literal["tokens", "bytes"]
+ROWS = 32  # answers decoded at once where the memory has no say any more: the weights are read once for all of them
 
 
 class Places(NamedTuple):
@@ -36,17 +40,26 @@ class Places(NamedTuple):
     origin: Int[Array, "layer prompt head slot"]
 
 
-class Answered(NamedTuple):
-    """One memory on a batch of prompts: generated ids (-1 after the end), what stayed, and the seconds it took."""
+class Entry(NamedTuple):
+    """A memory at one of the budgets."""
 
     memory: Memory
+    engine: Engine
+    use: UseConfig
+    budget: str
+
+
+class Answered(NamedTuple):
+    """An entry on a batch of prompts: generated ids (-1 after the end), what stayed, and the seconds it took."""
+
+    entry: Entry
     tokens: Int[Array, "prompt step"]
     places: Places
     seconds: float
 
 
 class Finished(NamedTuple):
-    """Prompts that every memory has answered."""
+    """Prompts that every entry has answered."""
 
     verdicts: list[Verdict]
     traces: list[Trace]
@@ -77,109 +90,162 @@ def _places(stream: Stream) -> Places:
     return Places(jnp.sum(stream.cache.valid, axis=-1), stream.state.slots[ORIGIN])
 
 
-@partial(jax.jit, static_argnums=(0, 6, 7))
+@partial(jax.jit, static_argnums=(0, 7, 8))
 def _answer(
-    engine: Engine, params: Params, memory: Parameters, stream: Stream, prompt: Batch, budget: Array,
-    schedule: Schedule, steps: int,
-) -> Int[Array, "prompt step"]:
+    engine: Engine, params: Params, memory: Parameters, streams: Sequence[Stream], prompt: Batch, budget: Array,
+    limits: Array, schedule: Schedule, steps: int,
+) -> Int[Array, "answer step"]:
+    """Answers of every stream, stream-major; each holds the same prompts."""
+    layered = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *(s[:2] for s in streams))
+    rest = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(s[2:] for s in streams))
+    question, length, budget, limits = tile_rows((*prompt[2:4], budget, limits), len(streams))
     return generate(
-        engine, params, memory, stream, prompt.question, prompt.question_length, budget, schedule, steps,
+        engine, params, memory, Stream(*layered, *rest), question, length, budget, limits, schedule, steps,
         engine.spec.eos_ids,
     )
 
 
 @dataclass
 class Evaluator:
-    """Runs memories over prompts of a source."""
+    """Runs memories at budgets over prompts of a source.
+
+    equal: what a budget counts, see `Equal`; ValueError where memories have one name.
+    """
 
     source: PromptSource
     memories: Sequence[Memory]
     use: UseConfig
     batch: int = 8
+    budgets: Sequence[Budget] = ()
+    equal: Equal = "tokens"
 
     def __post_init__(self) -> None:
         names = [memory.name for memory in self.memories]
         if len(set(names)) != len(names):
             raise ValueError(f"memories are {names}; name each one once")
         spec, length = self.source.host.spec, self.source.mix.length
-        bound = [make_engine(spec, m.policy, m.selection, length) for m in self.memories]
-        self.engines = [replace(engine, policy=Traced(engine.policy)) for engine in bound]
+        self.entries: list[Entry] = []
+        for memory in self.memories:
+            engine = make_engine(spec, memory.policy, memory.selection, length)
+            engine = replace(engine, policy=Traced(engine.policy))
+            if memory.policy.name == FULL:
+                self.entries.append(Entry(memory, engine, self.use, WHOLE))
+                continue
+            for budget in self.budgets or (self.use.budget,):
+                self.entries.append(Entry(memory, engine, replace(self.use, budget=budget), budget_label(budget)))
         self.plain = Engine(spec, load_policy(FULL), KEEP_ALL, length)
+        self.bytes = token_bytes(self.memories, self.source.host)
 
     def run(self, split: Split, prompts: int, progress: Callable[[int], None], trace: int) -> Finished:
-        """Every memory on the first prompts of a split (see `batches`)."""
+        """Every entry on the first prompts of a split (see `batches`)."""
         whole = Finished([], [])
         for finished in self.batches(split, range(prompts), trace):
             whole.verdicts.extend(finished.verdicts)
             whole.traces.extend(finished.traces)
-            progress(len(finished.verdicts) // len(self.memories))
+            progress(len(finished.verdicts) // len(self.entries))
         return whole
 
     def batches(self, split: Split, indices: range, trace: int) -> Iterator[Finished]:
-        """Batch by batch: a verdict a memory and prompt, memory-major, and traces of the prompts below `trace`."""
+        """Batch by batch: a verdict an entry and prompt, entry-major, and traces of the prompts below `trace`."""
         answers = self._recorded if self.use.mode == "recorded" else self._streaming
         for begin in range(0, len(indices), self.batch):
             part = list(indices[begin : begin + self.batch])
             filled = part + part[-1:] * (self.batch - len(part))  # one batch shape, one compilation
-            prompts = [self.source.prompt(split, index) for index in part]
+            prompts = [self.source.prompt(split, index) for index in filled]
+            limits = jnp.array([prompt.sample.max_new_tokens for prompt in prompts])
             kept: list[dict[str, str]] = [{} for index in part if index < trace]
             verdicts: list[Verdict] = []
-            for answered in answers(self.source.batch(split, filled)):
-                verdicts += self._verdicts(split, part, prompts, answered)
-                if kept and answered.memory.policy.name != FULL:
+            for answered in answers(self.source.batch(split, filled), limits):
+                verdicts += (found := self._verdicts(split, part, prompts, answered))
+                if kept and answered.entry.budget != WHOLE:
                     origin = np.asarray(answered.places.origin)
-                    for row, found in enumerate(kept):
-                        found[answered.memory.name] = pack(kept_bits(origin[:, row], len(prompts[row].context)))
+                    for row, bits in enumerate(kept):
+                        bits[found[row].entry] = pack(kept_bits(origin[:, row], len(prompts[row].context)))
             traces = [self._trace(*one) for one in zip(part, prompts, kept, strict=False)]
             yield Finished(verdicts, traces)
 
-    def _recorded(self, prompt: Batch) -> Iterator[Answered]:
-        """One full-cache pass that every policy watches; each then evicts from it."""
+    def _recorded(self, prompt: Batch, limits: Array) -> Iterator[Answered]:
+        """One full-cache pass that every policy watches; each entry then evicts from it."""
         params = self.source.host.params
-        bundle = Bundle(tuple(engine.policy for engine in self.engines))
+        policies = {entry.memory.name: entry.engine.policy for entry in self.entries}
+        bundle = Bundle(tuple(policies.values()))
         watching = Engine(self.plain.spec, bundle, KEEP_ALL, self.plain.length)
         stream = jax.block_until_ready(_record(watching, params, prompt, self.use.chunk))
-        for i, (memory, engine) in enumerate(zip(self.memories, self.engines, strict=True)):
-            begin = time.perf_counter()
-            kept, budget = self._limits(memory, prompt, full=stream.cache.keys.shape[3])
-            own = stream._replace(state=bundle.member_state(stream.state, i))
-            small, places = _compress(engine, memory.population, own, budget, kept)
-            settings = (budget, settled(kept), self.source.steps)
-            tokens = jax.block_until_ready(_answer(self.plain, params, NO_PARAMETERS, small, prompt, *settings))
-            yield Answered(memory, tokens, places, time.perf_counter() - begin)
+        member = {name: i for i, name in enumerate(policies)}
+        for kept, entries in self._alike(stream.cache.keys.shape[3]):
+            streams, places, seconds = [], [], []
+            for entry in entries:
+                begin = time.perf_counter()
+                own = stream._replace(state=bundle.member_state(stream.state, member[entry.memory.name]))
+                budget = self._budgets(entry, prompt, kept)
+                small, stayed = jax.block_until_ready(
+                    _compress(entry.engine, entry.memory.population, own, budget, kept)
+                )
+                streams.append(small)
+                places.append(stayed)
+                seconds.append(time.perf_counter() - begin)
+            begin, room = time.perf_counter(), jnp.full(self.batch, kept)
+            tokens = _answer(
+                self.plain, params, NO_PARAMETERS, streams, prompt, room, limits, settled(kept), self.source.steps
+            )
+            parts = jax.block_until_ready(tokens).reshape(len(entries), self.batch, -1)
+            each = (time.perf_counter() - begin) / len(entries)
+            for entry, part, stayed, own_seconds in zip(entries, parts, places, seconds, strict=True):
+                yield Answered(entry, part, stayed, own_seconds + each)
 
-    def _streaming(self, prompt: Batch) -> Iterator[Answered]:
+    def _alike(self, full: int) -> Iterator[tuple[int, list[Entry]]]:
+        """Entries whose caches have as many slots, at most ROWS answers at once."""
+        groups: dict[int, list[Entry]] = {}
+        for entry in self.entries:
+            groups.setdefault(self._slots(entry, full), []).append(entry)
+        size = max(1, ROWS // self.batch)
+        for kept, entries in groups.items():
+            for begin in range(0, len(entries), size):
+                yield kept, entries[begin : begin + size]
+
+    def _streaming(self, prompt: Batch, limits: Array) -> Iterator[Answered]:
         """Each memory evicts while it reads; updates go on while it answers."""
         params = self.source.host.params
-        for memory, engine in zip(self.memories, self.engines, strict=True):
-            begin = time.perf_counter()
-            kept, budget = self._limits(memory, prompt, full=prompt.context.shape[1])
+        for entry in self.entries:
+            begin, memory, engine = time.perf_counter(), entry.memory, entry.engine
+            kept = self._slots(entry, prompt.context.shape[1])
+            budget = self._budgets(entry, prompt, kept)
             schedule = Schedule(memory.interval, min(self.use.chunk, memory.interval), kept)
             stream, places = _prefill(engine, params, memory.population, prompt, budget, jax.random.key(0), schedule)
             answering, parameters = engine, memory.population
             _, updates = answer_layout(schedule, 0, prompt.question.shape[1], self.source.steps)
             if not updates:  # nothing watches the answer: one program serves every memory
                 answering, parameters, stream = self.plain, NO_PARAMETERS, unwatched(stream)
-            tokens = _answer(answering, params, parameters, stream, prompt, budget, schedule, self.source.steps)
-            tokens = jax.block_until_ready(tokens)
-            yield Answered(memory, tokens, places, time.perf_counter() - begin)
+            tokens = _answer(
+                answering, params, parameters, [stream], prompt, budget, limits, schedule, self.source.steps
+            )
+            yield Answered(entry, jax.block_until_ready(tokens), places, time.perf_counter() - begin)
 
-    def _limits(self, memory: Memory, prompt: Batch, full: int) -> tuple[int, Array]:
-        """Slots for kept tokens and the budget of every prompt; the full cache is given all its `full` slots."""
-        if memory.policy.name == FULL:
-            return full, jnp.full(len(prompt.context), full)
-        kept = self.use.kept(prompt.context.shape[1])
-        return kept, budgets(self.use, prompt, kept, memory.selection)
+    def _slots(self, entry: Entry, full: int) -> int:
+        """Slots for kept tokens; the full cache is given all its `full` slots."""
+        return full if entry.budget == WHOLE else entry.use.kept(self.source.widths.context)
+
+    def _budgets(self, entry: Entry, prompt: Batch, kept: int) -> Int[Array, " prompt"]:
+        """Tokens that each prompt may keep."""
+        if entry.budget == WHOLE:
+            return jnp.full(len(prompt.context), kept)
+        tokens = budgets(entry.use, prompt, kept, entry.memory.selection)
+        cache, state = self.bytes[entry.memory.name]
+        if self.equal == "tokens" or entry.use.budget is None:
+            return tokens
+        return jnp.maximum(tokens * cache // (cache + state), entry.memory.selection.protected)
 
     def _verdicts(
         self, split: Split, part: list[int], prompts: list[Encoded], answered: Answered
-    ) -> Iterator[Verdict]:
+    ) -> list[Verdict]:
         tokens, held = np.asarray(answered.tokens), np.asarray(answered.places.held)
-        for row, (index, prompt) in enumerate(zip(part, prompts, strict=True)):
+        verdicts = []
+        for row, (index, prompt) in enumerate(zip(part, prompts, strict=False)):
             ids, sample = tokens[row], prompt.sample
             text = str(self.source.host.tokenizer.decode(ids[ids >= 0].tolist(), skip_special_tokens=True))
-            yield Verdict(
-                memory=answered.memory.name,
+            verdict = Verdict(
+                memory=answered.entry.memory.name,
+                budget=answered.entry.budget,
                 mode=self.use.mode,
                 task=sample.task,
                 split=split,
@@ -195,6 +261,8 @@ class Evaluator:
                 answers=sample.answers,
                 held=tuple(map(tuple, held[:, row].tolist())),
             )
+            verdicts.append(verdict)
+        return verdicts
 
     def _trace(self, index: int, prompt: Encoded, kept: dict[str, str]) -> Trace:
         host, sample = self.source.host, prompt.sample
@@ -211,8 +279,8 @@ class Evaluator:
         )
 
     def summary(self, verdicts: Sequence[Verdict], reference: str) -> list[Summary]:
-        """One row a memory, in the given order; differences are paired by prompt, `reference` minus the memory."""
-        return summarise(verdicts, token_bytes(self.memories, self.source.host), reference)
+        """One row an entry, in the given order; differences are paired by prompt (see `Summary`)."""
+        return summarise(verdicts, self.bytes, reference)
 
 
 def answer_depth(prompt: Encoded) -> float | None:

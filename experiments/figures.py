@@ -16,14 +16,21 @@ from experiments.views import DepthGrid, Setting
 
 
 def draw_scores(table: Sequence[Summary], path: Path) -> None:
-    """Score with its interval against the bytes that keys, values and carried state take; one panel a setting."""
+    """Score with its interval against the bytes that keys, values and carried state take; one panel a setting.
+
+    The budgets of a memory are joined by a line.
+    """
     settings = list(dict.fromkeys((s.mode, s.length) for s in table))
     figure, panels = _panels(len(settings), (5.5, 4.5))
     for panel, (mode, length) in zip(panels, settings, strict=True):
         panel.set_prop_cycle(color=colormaps["tab20"].colors)  # pyright: ignore[reportAttributeAccessIssue]
-        for s in (s for s in table if (s.mode, s.length) == (mode, length)):
-            taken, error = s.cache_bytes + s.state_bytes, [[s.score - s.low], [s.high - s.score]]
-            panel.errorbar(taken, s.score, error, fmt="o", capsize=2, label=s.memory)
+        here = [s for s in table if (s.mode, s.length) == (mode, length)]
+        for memory in dict.fromkeys(s.memory for s in here):
+            rows = sorted((s for s in here if s.memory == memory), key=lambda s: s.cache_bytes)
+            scores = np.array([s.score for s in rows])
+            error = [scores - [s.low for s in rows], [s.high for s in rows] - scores]
+            taken = [s.cache_bytes + s.state_bytes for s in rows]
+            panel.errorbar(taken, scores, error, fmt="o-", linewidth=0.8, capsize=2, label=memory)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: size(int(x))))
         panel.set(title=f"{mode}, {length} tokens", xlabel="cache and state", ylabel="score", ylim=(-0.03, 1.03))
@@ -33,25 +40,25 @@ def draw_scores(table: Sequence[Summary], path: Path) -> None:
 
 
 def draw_heads(shares: Mapping[tuple[Setting, str], np.ndarray], path: Path) -> None:
-    """Kept share of every layer and head; one panel a memory and setting."""
+    """Kept share of every layer and head; one panel an entry and setting."""
     figure, panels = _panels(len(shares), (4.5, 2.2))
     top = max(float(share.max()) for share in shares.values())
-    for panel, (((mode, length), memory), share) in zip(panels, shares.items(), strict=True):
+    for panel, (((mode, length), entry), share) in zip(panels, shares.items(), strict=True):
         image = panel.imshow(share.T, vmin=0, vmax=top, aspect="auto", cmap="Blues")
-        panel.set_title(f"{memory}, {mode}, {length} tokens", fontsize="small")
+        panel.set_title(f"{entry}, {mode}, {length} tokens", fontsize="small")
         panel.set(xlabel="layer", ylabel="head", yticks=range(share.shape[1]))
         figure.colorbar(image, ax=panel, format="{x:.0%}")
     figure.savefig(path, dpi=120)
 
 
 def draw_depths(grids: Sequence[DepthGrid], path: Path) -> None:
-    """Mean score by prompt length and depth of the answer; one panel a memory."""
+    """Mean score by prompt length and depth of the answer; one panel an entry."""
     figure, panels = _panels(len(grids), (3.2, 3.2))
     for panel, grid in zip(panels, grids, strict=True):
         image = panel.imshow(grid.scores, vmin=0, vmax=1, aspect="auto", cmap="Blues")
         figure.colorbar(image, ax=panel)
         panel.set_facecolor("0.8")  # where no answer stood
-        panel.set_title(f"{grid.memory}, {grid.mode}", fontsize="small")
+        panel.set_title(f"{grid.entry}, {grid.mode}", fontsize="small")
         panel.set_xticks(range(len(grid.lengths)), list(map(str, grid.lengths)))
         panel.set_yticks(range(len(grid.scores)), grid.labels, fontsize="x-small")
         panel.set(xlabel="length", ylabel="depth")

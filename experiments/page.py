@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from experiments.figures import draw_depths, draw_heads, draw_scores
 from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
-from experiments.report import size
-from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
+from experiments.report import signed, size, tasks_side_by_side
+from experiments.summary import WHOLE, LengthRow, Summary, TaskRow, Verdict, by_length, by_task
 from experiments.trace import Trace
 from experiments.views import DepthGrid, Setting, depth_grids, head_shares
 
@@ -49,6 +49,7 @@ def _render(
     traces = read_traces(folder)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"size": size, "percent": lambda x: f"{x:.1%}"}
+    environment.globals["signed"] = signed
     part = files("experiments.templates")
     tasks = by_task(verdicts)
     uneven = {key: share for key, share in shares.items() if np.ptp(share) > 1e-9}
@@ -62,7 +63,7 @@ def _render(
         lengths=_length_table(by_length(tasks)),
         plot=PLOT,
         scatters=list(_scatters(table)),
-        uneven=[(memory, *setting, share) for (setting, memory), share in uneven.items()],
+        uneven=[(entry, *setting, share) for (setting, entry), share in uneven.items()],
         even=_alike({key: share for key, share in shares.items() if key not in uneven}),
         top=max((float(share.max()) for share in uneven.values()), default=1.0),
         grids=grids,
@@ -75,8 +76,8 @@ def _render(
 
 
 def token_data(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """What the page's script shows: prompts token by token, with every memory's packed bits, score and answer."""
-    found = {(v.mode, v.length, v.index, v.memory): v for v in verdicts}
+    """What the page's script shows: prompts token by token, with every entry's packed bits, score and answer."""
+    found = {(v.mode, v.length, v.index, v.entry): v for v in verdicts}
     prompts = []
     for trace in traces:
         own = {name: found[trace.mode, trace.length, trace.index, name] for name in trace.kept}
@@ -119,13 +120,12 @@ def _facts(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, str]:
     """Settings worth a line, from an evaluation's or a run's own file."""
     run = folder / "run.json"
     settings = json.loads((folder / SETTINGS if not run.is_file() else run).read_text(encoding="utf-8"))
-    use = settings.get("use", settings)
     questions = sorted({v.question for v in verdicts})
     return {
         "host": settings["host"],
         "tasks": ", ".join(dict.fromkeys(v.task for v in verdicts)),
         "split": ", ".join(dict.fromkeys(v.split for v in verdicts)),
-        "budget": str(use["budget"]),
+        "budget": ", ".join(dict.fromkeys(v.budget for v in verdicts)),
         "question": " and ".join(f"{q} {'from' if q == 'hidden' else 'to'} the memory" for q in questions),
     }
 
@@ -138,21 +138,16 @@ def _by_setting(table: Sequence[Summary]) -> dict[Setting, list[Summary]]:
 
 
 def _alike(shares: Mapping[tuple[Setting, str], np.ndarray]) -> dict[tuple[str, int, str], list[str]]:
-    """Memories whose heads all keep the same share, by mode, length and that share."""
+    """Entries whose heads all keep the same share, by mode, length and that share."""
     groups: dict[tuple[str, int, str], list[str]] = {}
-    for (setting, memory), share in shares.items():
-        groups.setdefault((*setting, f"{share.mean():.1%}"), []).append(memory)
+    for (setting, entry), share in shares.items():
+        groups.setdefault((*setting, f"{share.mean():.1%}"), []).append(entry)
     return groups
 
 
 def _task_table(rows: Sequence[TaskRow]) -> dict[str, Any] | None:
-    names = [task for task in dict.fromkeys(row.task for row in rows) if task != "mean"]
-    if len(names) < 2:
-        return None
-    lines: dict[tuple[str, str, int], dict[str, float]] = {}
-    for row in rows:
-        lines.setdefault((row.memory, row.mode, row.length), {})[row.task] = row.score
-    return {"names": [*names, "mean"], "lines": lines}
+    names, lines = tasks_side_by_side(rows)
+    return {"names": names, "lines": lines} if len(names) > 2 else None  # one task and its mean say the same
 
 
 def _length_table(rows: Sequence[LengthRow]) -> dict[str, Any] | None:
@@ -171,14 +166,16 @@ def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
         def place(bits: float) -> float:
             return PLOT["left"] + PLOT["width"] * (bits - low) / (high - low)  # noqa: B023 (used at once)
 
+        one = len({s.budget for s in rows} - {WHOLE}) == 1
+        names = [s.memory if one or s.budget == WHOLE else f"{s.memory} {s.budget}" for s in rows]
         heights = [PLOT["top"] + PLOT["height"] * (1 - s.score) for s in rows]
         labels = spread(heights, LABEL_GAP, PLOT["top"])
         yield {
             "title": f"{mode}, {length} tokens",
             "ticks": [(place(float(tick)), _round_size(tick)) for tick in ticks],
             "points": [
-                {"x": place(math.log2(max(b, 1))), "y": y, "label": at, "row": s, "bytes": b}
-                for s, b, y, at in zip(rows, taken, heights, labels, strict=True)
+                {"x": place(math.log2(max(b, 1))), "y": y, "label": at, "row": s, "name": name, "bytes": b}
+                for s, name, b, y, at in zip(rows, names, taken, heights, labels, strict=True)
             ],
             "height": max(PLOT["top"] + PLOT["height"], labels[-1]) + 40,
         }

@@ -12,6 +12,7 @@ from hosts.weights import Host
 
 PROBES = 24  # samples a task that fix the shapes
 ROUND = 4  # widths are rounded up to this many tokens
+Budget = int | float | None  # tokens, a share of the context, or a memory's own threshold
 COARSE = 64  # and those of an odd prompt that is wider than every probe to this, so that few shapes compile
 
 
@@ -95,7 +96,14 @@ def fit(batch: Batch, widths: Widths) -> Batch:
     return Batch(**parts)
 
 
-def resolve_budget(budget: int | float | None, lengths: np.ndarray, capacity: int, protected: int) -> np.ndarray:
+def budget_label(budget: Budget) -> str:
+    """How a budget is shown: "25%", "1024" tokens, or "own" for a memory's own threshold."""
+    if budget is None:
+        return "own"
+    return f"{100 * budget:g}%" if isinstance(budget, float) else str(budget)
+
+
+def resolve_budget(budget: Budget, lengths: np.ndarray, capacity: int, protected: int) -> np.ndarray:
     """Tokens each prompt may keep: a number of tokens, a share of its context, or None for the capacity."""
     if budget is None:
         return np.full(len(lengths), capacity, np.int32)

@@ -40,13 +40,13 @@ class Records:
         self.verdicts = read_verdicts(folder)
         self.traces = read_traces(folder)
 
-    def done(self, length: int, memories: int, prompts: int, batch: int) -> int:
-        """Prompts of a length that all memories have answered, in whole batches; what lies beyond is dropped."""
+    def done(self, length: int, entries: int, prompts: int, batch: int) -> int:
+        """Prompts of a length that all entries have answered, in whole batches; what lies beyond is dropped."""
         counts = [0] * prompts
         for v in self.verdicts:
             if v.length == length:
                 counts[v.index] += 1
-        complete = next((i for i, count in enumerate(counts) if count < memories), prompts)
+        complete = next((i for i, count in enumerate(counts) if count < entries), prompts)
         done = complete if complete == prompts else complete // batch * batch
         self.verdicts = [v for v in self.verdicts if v.length != length or v.index < done]
         self.traces = [t for t in self.traces if t.length != length or t.index < done]
@@ -66,7 +66,7 @@ class Records:
 
 
 def write_records(folder: Path, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
-    """Write verdicts.jsonl (one memory and prompt a line) and traces.jsonl (one prompt a line) from nothing."""
+    """Write verdicts.jsonl (one entry and prompt a line) and traces.jsonl (one prompt a line) from nothing."""
     write_whole(folder / TRACES, _lines(traces))
     write_whole(folder / VERDICTS, _lines(verdicts))
 

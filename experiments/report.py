@@ -45,43 +45,58 @@ def print_tables(console: Console, summaries: Sequence[Summary], verdicts: Seque
 
 def _task_table(rows: Sequence[TaskRow]) -> Table:
     table = Table(title="Mean score by task")
-    tasks = [task for task in dict.fromkeys(row.task for row in rows) if task != "mean"]
-    for name in ("memory", "mode", "length", *tasks, "mean"):
+    names, lines = tasks_side_by_side(rows)
+    for name in ("memory", "budget", "mode", "length", *names):
         table.add_column(name, justify="left" if name in ("memory", "mode") else "right")
-    scores = {(r.memory, r.mode, r.length, r.task): f"{r.score:.3f}" for r in rows}
-    for key in dict.fromkeys((r.memory, r.mode, r.length) for r in rows):
-        table.add_row(*map(str, key), *(scores.get((*key, task), "") for task in (*tasks, "mean")))
+    for key, scores in lines.items():
+        table.add_row(*map(str, key), *(f"{scores[name]:.3f}" if name in scores else "" for name in names))
     return table
+
+
+def tasks_side_by_side(
+    rows: Sequence[TaskRow],
+) -> tuple[list[str], dict[tuple[str, str, str, int], dict[str, float]]]:
+    """Tasks, their mean last, and the score on each by memory, budget, mode and length."""
+    names = [task for task in dict.fromkeys(row.task for row in rows) if task != "mean"]
+    lines: dict[tuple[str, str, str, int], dict[str, float]] = {}
+    for row in rows:
+        lines.setdefault((row.memory, row.budget, row.mode, row.length), {})[row.task] = row.score
+    return [*names, "mean"], lines
 
 
 def _length_table(rows: Sequence[LengthRow]) -> Table:
     table = Table(title="Mean over tasks by length; effective length and weighted averages as RULER has them")
     lengths = sorted({length for row in rows for length, _ in row.scores})
     table.add_column("memory")
-    for name in (*map(str, lengths), "effective", "mean", "wAvg inc", "wAvg dec"):
+    for name in ("budget", *map(str, lengths), "effective", "mean", "wAvg inc", "wAvg dec"):
         table.add_column(name, justify="right")
     for row in sorted(rows, key=lambda row: -row.mean):
         figures = (f"{x:.3f}" for x in (row.mean, row.increasing, row.decreasing))
         scores = {length: f"{score:.3f}" for length, score in row.scores}
         effective = str(row.effective) if row.effective else "none"
-        table.add_row(row.memory, *(scores.get(length, "") for length in lengths), effective, *figures)
+        table.add_row(row.memory, row.budget, *(scores.get(length, "") for length in lengths), effective, *figures)
     return table
 
 
 def _main_table(summaries: Sequence[Summary]) -> Table:
-    """Best first within a mode and length. "lead" is how far the reference stands above a row, paired by prompt."""
-    table = Table(title="Score with 95% intervals; lead = reference minus this row, paired by prompt")
-    for name in ("memory", "mode"):
+    """Best first within a mode and length (see `Summary` for change and lead)."""
+    title = "Score with 95% intervals; paired by prompt: change = row minus full cache, lead = reference minus row"
+    table = Table(title=title)
+    for name in ("memory", "budget", "mode"):
         table.add_column(name)
-    for name in ("length", "prompts", "score", "lead", "kept", "cache", "state", "seconds"):
+    for name in ("length", "prompts", "score", "change", "lead", "kept", "cache", "state", "seconds"):
         table.add_column(name, justify="right")
     for s in sorted(summaries, key=lambda s: (s.mode, s.length, -s.score)):
-        lead = f"{s.difference:+.3f} [{s.difference_low:+.3f}, {s.difference_high:+.3f}]"
         score = f"{s.score:.3f} [{s.low:.3f}, {s.high:.3f}]"
-        sizes = (size(s.cache_bytes), size(s.state_bytes))
-        counts = (str(s.length), str(s.prompts))
-        table.add_row(s.memory, s.mode, *counts, score, lead, f"{s.kept:.1%}", *sizes, f"{s.seconds:.1f}")
+        differences = (signed(s.change, s.change_low, s.change_high), signed(s.lead, s.lead_low, s.lead_high))
+        sizes = (f"{s.kept:.1%}", size(s.cache_bytes), size(s.state_bytes), f"{s.seconds:.1f}")
+        table.add_row(s.memory, s.budget, s.mode, str(s.length), str(s.prompts), score, *differences, *sizes)
     return table
+
+
+def signed(mean: float | None, low: float | None, high: float | None) -> str:
+    """A difference with its interval, nothing where there is none."""
+    return "" if mean is None else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def size(count: int) -> str:

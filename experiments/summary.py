@@ -9,20 +9,26 @@ from scipy.stats import bootstrap
 
 # RULER (arXiv 2404.06654, section 4): the score of Llama2-7B (chat) at 4K, which an effective length must exceed.
 RULER_THRESHOLD = 0.856
+WHOLE = "full"  # the budget of the full cache
+Difference = tuple[float, float, float] | tuple[None, None, None]  # mean, low, high
+NONE = (None, None, None)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One memory on one prompt.
+    """One memory at one budget on one prompt.
 
-    length: of the task mix, in tokens. question: "hidden" where the memory compresses the context before it meets the
-    question (query-agnostic), "shown" where the question is part of what it compresses (a task without a separate one).
-    depth: where in the context the only answer stands (0 = start, 1 = end), None where there are several or it is not
-    there word for word. kept: share of the context's `tokens` that stayed, mean over layers and heads. held: kept
-    tokens in every layer and KV head. seconds: the prompt's share of its batch's time, compilation included.
+    budget: as it was given, a share in percent ("25%"), tokens ("1024") or "own" for the memory's own threshold; "full"
+    for the full cache. length: of the task mix, in tokens. question: "hidden" where the memory compresses the context
+    before it meets the question (query-agnostic), "shown" where the question is part of what it compresses (a task
+    without a separate one). depth: where in the context the only answer stands (0 = start, 1 = end), None where there
+    are several or it is not there word for word. kept: share of the context's `tokens` that stayed, mean over layers
+    and heads. held: kept tokens in every layer and KV head. seconds: the prompt's share of its batch's time,
+    compilation included.
     """
 
     memory: str
+    budget: str
     mode: str
     task: str
     split: str
@@ -38,21 +44,34 @@ class Verdict:
     answers: tuple[str, ...]
     held: tuple[tuple[int, ...], ...]
 
+    @property
+    def entry(self) -> str:
+        """The memory and its budget."""
+        return self.memory if self.budget == WHOLE else f"{self.memory} {self.budget}"
+
 
 @dataclass(frozen=True)
 class Summary:
-    """One row of the table. Intervals are 95% percentile bootstraps; `difference` is to the reference memory."""
+    """One row of the table, its differences paired by prompt. Intervals are 95% percentile bootstraps.
+
+    change: this row minus the full cache, None where that was not run. lead: the reference memory at the same budget
+    minus this row, None for the full cache, which has no budget.
+    """
 
     memory: str
+    budget: str
     mode: str
     length: int
     prompts: int
     score: float
     low: float
     high: float
-    difference: float
-    difference_low: float
-    difference_high: float
+    change: float | None
+    change_low: float | None
+    change_high: float | None
+    lead: float | None
+    lead_low: float | None
+    lead_high: float | None
     kept: float
     cache_bytes: int
     state_bytes: int
@@ -64,6 +83,7 @@ class TaskRow:
     """Mean score of a memory on one task at one length; task "mean" is the mean over tasks, each counting alike."""
 
     memory: str
+    budget: str
     mode: str
     length: int
     task: str
@@ -80,6 +100,7 @@ class LengthRow:
     """
 
     memory: str
+    budget: str
     mode: str
     scores: tuple[tuple[int, float], ...]
     effective: int | None
@@ -91,35 +112,50 @@ class LengthRow:
 def summarise(
     verdicts: Sequence[Verdict], slot_bytes: Mapping[str, tuple[int, int]], reference: str
 ) -> list[Summary]:
-    """One row a length and memory, in order of appearance; differences are paired: `reference` minus the memory.
+    """One row a length, memory and budget, in order of appearance.
 
     slot_bytes: per memory, bytes of cache and of carried state that one token takes in all layers.
     """
+    groups: dict[tuple[int, str, str], list[Verdict]] = {}
+    for v in verdicts:
+        groups.setdefault((v.length, v.memory, v.budget), []).append(v)
+    scores = {key: np.array([v.score for v in found]) for key, found in groups.items()}
+    full = {length: score for (length, _, budget), score in scores.items() if budget == WHOLE}
     rows = []
     for length in dict.fromkeys(v.length for v in verdicts):
-        here = [v for v in verdicts if v.length == length]
-        base = np.array([v.score for v in here if v.memory == reference])
-        for memory in dict.fromkeys(v.memory for v in here):
-            rows.append(_summary([v for v in here if v.memory == memory], slot_bytes[memory], base))
+        for key in (key for key in groups if key[0] == length):
+            change = _paired(scores[key], full.get(length))
+            lead = _paired(scores.get((length, reference, key[2])), scores[key])
+            rows.append(_summary(groups[key], slot_bytes[key[1]], change, lead if key[2] != WHOLE else NONE))
     return rows
 
 
-def _summary(verdicts: list[Verdict], slot_bytes: tuple[int, int], base: np.ndarray) -> Summary:
+def _paired(scores: np.ndarray | None, less: np.ndarray | None) -> Difference:
+    """Mean of the difference, and its interval."""
+    if scores is None or less is None:
+        return NONE
+    return float((scores - less).mean()), *interval(scores - less)
+
+
+def _summary(verdicts: list[Verdict], slot_bytes: tuple[int, int], change: Difference, lead: Difference) -> Summary:
     scores = np.array([v.score for v in verdicts])
     tokens = float(np.mean([v.kept * v.tokens for v in verdicts]))
     low, high = interval(scores)
-    difference_low, difference_high = interval(base - scores)
     return Summary(
         memory=verdicts[0].memory,
+        budget=verdicts[0].budget,
         mode=verdicts[0].mode,
         length=verdicts[0].length,
         prompts=len(verdicts),
         score=float(scores.mean()),
         low=low,
         high=high,
-        difference=float((base - scores).mean()),
-        difference_low=difference_low,
-        difference_high=difference_high,
+        change=change[0],
+        change_low=change[1],
+        change_high=change[2],
+        lead=lead[0],
+        lead_low=lead[1],
+        lead_high=lead[2],
         kept=float(np.mean([v.kept for v in verdicts])),
         cache_bytes=round(tokens * slot_bytes[0]),
         state_bytes=round(tokens * slot_bytes[1]),
@@ -137,9 +173,9 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 def by_task(verdicts: Iterable[Verdict]) -> list[TaskRow]:
     """Every memory on every task at every length, and its mean over the tasks."""
-    groups: dict[tuple[str, str, int], dict[str, list[float]]] = {}
+    groups: dict[tuple[str, str, str, int], dict[str, list[float]]] = {}
     for v in verdicts:
-        groups.setdefault((v.memory, v.mode, v.length), {}).setdefault(v.task, []).append(v.score)
+        groups.setdefault((v.memory, v.budget, v.mode, v.length), {}).setdefault(v.task, []).append(v.score)
     rows = []
     for key, tasks in groups.items():
         means = {task: float(np.mean(scores)) for task, scores in tasks.items()}
@@ -150,10 +186,10 @@ def by_task(verdicts: Iterable[Verdict]) -> list[TaskRow]:
 
 def by_length(tasks: Iterable[TaskRow]) -> list[LengthRow]:
     """Every memory over the lengths; `tasks` comes from `by_task`."""
-    groups: dict[tuple[str, str], dict[int, float]] = {}
+    groups: dict[tuple[str, str, str], dict[int, float]] = {}
     for row in tasks:
         if row.task == "mean":
-            groups.setdefault((row.memory, row.mode), {})[row.length] = row.score
+            groups.setdefault((row.memory, row.budget, row.mode), {})[row.length] = row.score
     return [LengthRow(*key, *length_figures(means)) for key, means in groups.items()]
 
 

@@ -66,9 +66,10 @@ def _without_places(state: PolicyState) -> PolicyState:
 
 @dataclass(frozen=True)
 class Trace:
-    """A prompt's context token by token, and which of them every memory kept.
+    """A prompt's context token by token, and which of them every entry kept.
 
-    shape: layers and KV heads. kept: per memory, `pack`ed bits [layer, head, token]; the full cache is left out.
+    shape: layers and KV heads. kept: per memory and budget, `pack`ed bits [layer, head, token]; the full cache is left
+    out.
     """
 
     task: str
@@ -81,9 +82,9 @@ class Trace:
     shape: tuple[int, int]
     kept: Mapping[str, str]
 
-    def bits(self, memory: str) -> Bool[np.ndarray, "layer head token"]:
-        """What one memory kept."""
-        return unpack(self.kept[memory], (*self.shape, len(self.tokens)))
+    def bits(self, entry: str) -> Bool[np.ndarray, "layer head token"]:
+        """What one memory kept at one budget."""
+        return unpack(self.kept[entry], (*self.shape, len(self.tokens)))
 
 
 def kept_bits(origin: Int[np.ndarray, "layer head slot"], tokens: int) -> Bool[np.ndarray, "layer head token"]:

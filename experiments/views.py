@@ -14,9 +14,9 @@ Setting = tuple[str, int]  # mode and length
 
 @dataclass(frozen=True)
 class DepthGrid:
-    """Mean scores of one memory; NaN where no answer stood. Row 0 is the start of the context."""
+    """Mean scores of one entry; NaN where no answer stood. Row 0 is the start of the context."""
 
-    memory: str
+    entry: str
     mode: str
     lengths: tuple[int, ...]
     scores: Float[np.ndarray, "depth length"]
@@ -28,19 +28,19 @@ class DepthGrid:
 
 
 def head_shares(verdicts: Sequence[Verdict]) -> dict[tuple[Setting, str], Float[np.ndarray, "layer head"]]:
-    """Share of the context that every layer and head keeps, mean over prompts; by setting and memory."""
+    """Share of the context that every layer and head keeps, mean over prompts; by setting and entry."""
     groups: dict[tuple[Setting, str], list[np.ndarray]] = {}
     for v in verdicts:
-        groups.setdefault(((v.mode, v.length), v.memory), []).append(np.array(v.held) / v.tokens)
+        groups.setdefault(((v.mode, v.length), v.entry), []).append(np.array(v.held) / v.tokens)
     return {key: np.mean(shares, axis=0) for key, shares in groups.items()}
 
 
 def depth_grids(verdicts: Sequence[Verdict]) -> list[DepthGrid]:
-    """A grid for every memory and mode, from the verdicts whose answer has a depth."""
+    """A grid for every entry and mode, from the verdicts whose answer has a depth."""
     deep = [v for v in verdicts if v.depth is not None]
     grids = []
-    for memory, mode in dict.fromkeys((v.memory, v.mode) for v in deep):
-        own = [v for v in deep if (v.memory, v.mode) == (memory, mode)]
+    for entry, mode in dict.fromkeys((v.entry, v.mode) for v in deep):
+        own = [v for v in deep if (v.entry, v.mode) == (entry, mode)]
         lengths = tuple(sorted({v.length for v in own}))
         sums, counts = np.zeros((2, DEPTHS, len(lengths)))
         for v in own:
@@ -48,5 +48,5 @@ def depth_grids(verdicts: Sequence[Verdict]) -> list[DepthGrid]:
             sums[place] += v.score
             counts[place] += 1
         scores = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-        grids.append(DepthGrid(memory, mode, lengths, scores))
+        grids.append(DepthGrid(entry, mode, lengths, scores))
     return grids

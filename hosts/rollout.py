@@ -237,11 +237,12 @@ def generate(
     question: Int[Array, "batch query"],
     question_length: Int[Array, " batch"],
     budget: Int[Array, " prompt"],
+    limits: Int[Array, " batch"],
     schedule: Schedule,
     steps: int,
     eos: tuple[int, ...],
 ) -> Int[Array, "batch step"]:
-    """Greedy decoding after questions: at most `steps` tokens a row, -1 after an end-of-sequence token."""
+    """Greedy decoding after questions: -1 after an end-of-sequence token, a row's limit or, at the latest, `steps`."""
     stream, layout, update = _make_room(stream, schedule, question.shape[1], steps)
     call = partial(extend, engine, params, memory)
     stream, _ = call(stream, question, question_length, budget, schedule, layout, update)
@@ -253,7 +254,7 @@ def generate(
     def step(carry: tuple[Array, Stream, Array, Array]) -> tuple[Array, Stream, Array, Array]:
         index, stream, done, out = carry
         token = pick(stream)
-        done = done | jnp.isin(token, ends)
+        done = done | jnp.isin(token, ends) | (index >= limits)
         out = out.at[:, index].set(jnp.where(done, -1, token))
         counts = jnp.where(done, 0, 1)
         stream, _ = call(stream, token[:, None], counts, budget, schedule, layout, update)

@@ -53,18 +53,18 @@ def folder(tmp_path: Path) -> Path:
     verdicts, traces = [], []
     for length, index in ((length, index) for length in (64, 128) for index in range(4)):
         task, kept = ("t", "u")[index % 2], {}
-        for memory in ("evolved <b>", "even", "keep-all"):
+        for memory, budget in (("evolved <b>", "50%"), ("evolved <b>", "9"), ("even", "50%"), ("keep-all", "full")):
             bits = rng.random((3, 2, len(TOKENS))) < 0.5
-            held = bits.sum(2) if memory == "evolved <b>" else np.full((3, 2), 5)
-            kept[memory] = pack(bits)
+            held = bits.sum(2) if budget == "50%" and memory != "even" else np.full((3, 2), 5)
+            kept[f"{memory} {budget}"] = pack(bits)
             verdicts.append(
                 Verdict(
-                    memory, "streaming", task, "test", length, index, "hidden", rng.random(), float(rng.random() > 0.5),
-                    float(held.mean() / len(TOKENS)), len(TOKENS), 1.0, "42", ("42",),
+                    memory, budget, "streaming", task, "test", length, index, "hidden", rng.random(),
+                    float(rng.random() > 0.5), float(held.mean() / len(TOKENS)), len(TOKENS), 1.0, "42", ("42",),
                     tuple(map(tuple, held.tolist())),
                 )
             )  # fmt: skip
-        del kept["keep-all"]
+        del kept["keep-all full"]
         traces.append(Trace(task, "streaming", length, index, TOKENS, "<i>?", ("42",), (3, 2), kept))
     write_records(tmp_path, verdicts, traces)
     (tmp_path / "evaluate.json").write_text(json.dumps({"host": "h", "budget": 0.5}))
@@ -81,11 +81,11 @@ def test_page(folder: Path) -> None:
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:").startswith("data:")
     assert "http" not in text and "url(" not in text and "@import" not in text
-    assert "<b>" not in text and "evolved <b>" in page.texts["scores"]
+    assert "<b>" not in text and "evolved <b>" in page.texts["scores"] and "50%" in page.texts["scores"]
     tags = [tag for tag, _ in page.seen]
-    assert tags.count("circle") == 3 * 2  # memories, lengths
+    assert tags.count("circle") == 4 * 2  # entries, lengths
     assert sum(attributes.get("class") == "heads" for _, attributes in page.seen) == 2  # the uneven one at both lengths
-    assert sum(attributes.get("class") == "depths" for _, attributes in page.seen) == 3
+    assert sum(attributes.get("class") == "depths" for _, attributes in page.seen) == 4
     assert "wAvg inc" in page.texts["lengths"] and "mean" in page.texts["tasks"]
     wanted = set(page.texts) | {attributes.get("id") for _, attributes in page.seen}
     assert {"prompt", "memory", "layer", "head", "map", "words", "cells", "tokens", "answer"} <= wanted

@@ -25,8 +25,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
     lines = [{**line, "max_new_tokens": 2} for line in lines]
     (folder / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return EvaluateConfig(
-        str(folder / "host"), ("streaming-llm",), (str(folder / "own.jsonl"),), (64, 96), 0.5, "recorded",
-        prompts=5, batch=2, interval=16, chunk=16, trace=3, folder=folder / "whole",
+        str(folder / "host"), ("streaming-llm",), (str(folder / "own.jsonl"),), (64, 96), (0.5, 12), "tokens",
+        "recorded", prompts=5, batch=2, interval=16, chunk=16, trace=3, folder=folder / "whole",
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_killed_and_resumed(
     evaluate(config, QUIET)
     assert len(again) == 6 - batches  # two lengths of three batches
     assert found(tmp_path) == found(whole)
-    assert len(found(whole)[0]) == 2 * 2 * 5 and len(found(whole)[1]) == 2 * 3
+    assert len(found(whole)[0]) == 2 * 3 * 5 and len(found(whole)[1]) == 2 * 3
 
 
 def test_a_finished_one_ends_at_once(config: EvaluateConfig, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_a_finished_one_ends_at_once(config: EvaluateConfig, whole: Path, monkey
 
 
 def test_other_settings_are_refused_by_name(config: EvaluateConfig, whole: Path, tmp_path: Path) -> None:
-    for change in ({"budget": 0.25}, {"prompts": 6}, {"memory": ("keydiff",)}, {"length": (96, 64)}):
+    for change in ({"budget": (0.25,)}, {"prompts": 6}, {"memory": ("keydiff",)}, {"length": (96, 64)}):
         with pytest.raises(ValueError, match=f"^{next(iter(change))}: .*Choose another --folder"):
             evaluate(replace(config, **change), QUIET)
     task = Path(config.task[0])
@@ -101,9 +101,11 @@ def test_records_say_what_the_memory_saw(config: EvaluateConfig, whole: Path, tm
     assert all(v.depth is not None and 0 < v.depth < 1 for v in verdicts)
     assert all(sum(map(sum, v.held)) == pytest.approx(v.kept * v.tokens * 2) for v in verdicts)
     for trace in read_traces(whole):
-        (own,) = (v for v in verdicts if (v.length, v.index, v.memory) == (trace.length, trace.index, "streaming-llm"))
-        assert tuple(map(tuple, trace.bits("streaming-llm").sum(2).tolist())) == own.held
-        assert set(trace.kept) == {"streaming-llm"} and "".join(trace.tokens).startswith("the ")
+        own = {v.entry: v for v in verdicts if (v.length, v.index) == (trace.length, trace.index)}
+        for entry in trace.kept:
+            assert tuple(map(tuple, trace.bits(entry).sum(2).tolist())) == own[entry].held
+        assert set(trace.kept) == {"streaming-llm 50%", "streaming-llm 12"} == set(own) - {"keep-all"}
+        assert "".join(trace.tokens).startswith("the ")
     prompts = tmp_path / "whole.jsonl"
     lines = [{"prompt": f"{i}? the {i} is", "answers": ["1"], "max_new_tokens": 2} for i in range(10, 40)]
     prompts.write_text("\n".join(map(json.dumps, lines)))

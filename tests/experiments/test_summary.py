@@ -9,7 +9,7 @@ from experiments.summary import Verdict, by_length, by_task, length_figures, sum
 from experiments.views import depth_grids, head_shares
 
 VERDICT = Verdict(
-    "a", "streaming", "t", "test", 64, 0, "hidden", 0.5, 1.0, 0.25, 40, 1.0, "x", ("x",), ((10, 10), (5, 15))
+    "a", "25%", "streaming", "t", "test", 64, 0, "hidden", 0.5, 1.0, 0.25, 40, 1.0, "x", ("x",), ((10, 10), (5, 15))
 )
 
 
@@ -43,17 +43,25 @@ def test_tasks_count_alike_whatever_their_prompts() -> None:
 
 
 def test_summary_pairs_by_prompt_and_adds_bytes_and_seconds() -> None:
-    scores = {"a": (1.0, 1.0, 0.0), "b": (1.0, 0.0, 0.0)}
+    scores = {
+        ("a", "25%"): (1.0, 1.0, 0.0), ("a", "9"): (0.0, 1.0, 0.0), ("b", "25%"): (1.0, 0.0, 0.0),
+        ("b", "9"): (0.0, 0.0, 0.0), ("all", "full"): (1.0, 1.0, 1.0),
+    }  # fmt: skip
     verdicts = [
-        replace(VERDICT, memory=memory, index=i, score=score, length=length)
+        replace(VERDICT, memory=memory, budget=budget, index=i, score=score, length=length)
         for length in (64, 128)
-        for memory, found in scores.items()
+        for (memory, budget), found in scores.items()
         for i, score in enumerate(found)
     ]
-    rows = summarise(verdicts, {"a": (100, 7), "b": (100, 0)}, "a")
-    assert [(row.memory, row.length) for row in rows] == [("a", 64), ("b", 64), ("a", 128), ("b", 128)]
-    assert (rows[0].difference, rows[0].cache_bytes, rows[0].state_bytes, rows[0].seconds) == (0.0, 1000, 70, 3.0)
-    assert rows[1].difference == pytest.approx(1 / 3) and rows[1].score == pytest.approx(1 / 3)
+    rows = summarise(verdicts, {"a": (100, 7), "b": (100, 0), "all": (100, 0)}, "a")
+    assert [(r.memory, r.budget, r.length) for r in rows] == [(*key, n) for n in (64, 128) for key in scores]
+    assert (rows[0].lead, rows[0].cache_bytes, rows[0].state_bytes, rows[0].seconds) == (0.0, 1000, 70, 3.0)
+    third = pytest.approx(1 / 3)
+    assert [row.lead for row in rows[:5]] == [0.0, 0.0, third, third, None]
+    assert [row.change for row in rows[:5]] == pytest.approx([-1 / 3, -2 / 3, -2 / 3, -1.0, 0.0])
+    assert rows[2].score == third and rows[2].lead_low == 0.0 and rows[2].lead_high == 1.0
+    alone = summarise([v for v in verdicts if v.budget == "9"], {"a": (100, 7), "b": (100, 0)}, "b")
+    assert [(row.change, row.lead) for row in alone[:2]] == [(None, pytest.approx(-1 / 3)), (None, 0.0)]
 
 
 def test_views() -> None:
@@ -63,7 +71,7 @@ def test_views() -> None:
         replace(VERDICT, index=2, depth=1.0, length=128),
         replace(VERDICT, index=3, depth=None, score=0.0),
     ]
-    share = head_shares(verdicts[:2])[("streaming", 64), "a"]
+    share = head_shares(verdicts[:2])[("streaming", 64), "a 25%"]
     np.testing.assert_allclose(share, [[0.5, 0.25], [0.125, 0.375]])
     (grid,) = depth_grids(verdicts)
     assert grid.lengths == (64, 128) and np.isfinite(grid.scores).sum() == 2

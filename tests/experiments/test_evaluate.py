@@ -1,0 +1,76 @@
+"""Entries answer together as they do alone, within their prompts' limits and their budgets' bytes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from experiments.evaluate import Evaluator, token_bytes
+from experiments.objective import UseConfig
+from experiments.prompts import PromptSource, TaskMix
+from experiments.summary import Verdict
+from hosts.weights import load_host
+from namm.artefact import Memory, training_free
+from tests.tiny import save_host, tiny_llama
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+LIMITS = (1, 3, 6)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> PromptSource:
+    folder = tmp_path_factory.mktemp("evaluate")
+    save_host(folder / "host", tiny_llama(max_position_embeddings=256, num_hidden_layers=2))
+    lines = [
+        {
+            "context": f"{'the sky is blue. ' * (i % 3 + 1)}the {i} is {i * 37}. ok",
+            "question": f" {i}?",
+            "answers": ["1"],
+            "max_new_tokens": LIMITS[i % len(LIMITS)],
+        }
+        for i in range(60)
+    ]
+    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return PromptSource(load_host(str(folder / "host")), TaskMix((str(folder / "own.jsonl"),), 96))
+
+
+def policies(*names: str) -> list[Memory]:
+    return [training_free(name, 16, 1, 0) for name in names]
+
+
+def predictions(evaluator: Evaluator) -> dict[tuple[str, int], Verdict]:
+    found = evaluator.run("train", 4, lambda _: None, 0).verdicts
+    return {(v.entry, v.index): replace(v, seconds=0.0) for v in found}
+
+
+@pytest.mark.parametrize("mode", ["recorded", "streaming"])
+def test_entries_together_and_alone(mode: str, source: PromptSource) -> None:
+    use, given = UseConfig(mode, 0.5, chunk=16), (0.5, 16)
+    together = predictions(Evaluator(source, policies("sliding-window", "key-norm", "keep-all"), use, 4, given))
+    assert len(together) == (2 * 2 + 1) * 4
+    alone = {}
+    for name in ("sliding-window", "key-norm", "keep-all"):
+        for budget in given:
+            alone |= predictions(Evaluator(source, policies(name), replace(use, budget=budget), 4))
+    assert alone == together
+    assert len({v.prediction for v in together.values()}) > 3
+
+
+def test_a_row_ends_at_its_own_limit(source: PromptSource) -> None:
+    found = predictions(Evaluator(source, policies("keep-all"), UseConfig("streaming", 0.5, chunk=16), 4))
+    ids = [source.host.tokenizer(v.prediction, add_special_tokens=False)["input_ids"] for v in found.values()]
+    limits = [source.prompt("train", index).sample.max_new_tokens for _, index in found]
+    assert len(set(limits)) > 1
+    assert all(len(own) <= limit for own, limit in zip(ids, limits, strict=True))
+    assert any(len(own) == limit for own, limit in zip(ids, limits, strict=True))
+
+
+def test_equal_bytes_charge_for_what_a_memory_carries(source: PromptSource) -> None:
+    memories, use = policies("h2o", "key-norm"), UseConfig("streaming", 16, chunk=16)
+    tokens, charged = (predictions(Evaluator(source, memories, use, 4, equal=equal)) for equal in ("tokens", "bytes"))
+    cache, state = token_bytes(memories, source.host)["h2o"]
+    assert state > 0
+    for key, v in tokens.items():
+        assert {held for layer in v.held for held in layer} == {16}
+        kept = 16 * cache // (cache + state) if v.memory == "h2o" else 16
+        assert {held for layer in charged[key].held for held in layer} == {kept}
