@@ -1,23 +1,20 @@
 """`namm evaluate`: memories and policies side by side on the same prompts, resumable."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from experiments.evaluate import Equal, Evaluator
 from experiments.objective import FULL, UseConfig
 from experiments.prompts import Budget, PromptSource, TaskMix
-from experiments.records import TABLE, Records, check_settings, read_table, read_verdicts
+from experiments.records import TABLE, Records, check_settings, digest, memory_contents, read_table, read_verdicts
 from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
 from experiments.summary import Summary
@@ -75,7 +72,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         raise ValueError(f"budget is {config.budget}; expected one or more different budgets")
     memories = _memories(config)
     settings = _settings(config, memories)
-    folder = config.folder or Path("runs") / f"evaluate-{_digest(json.dumps(settings).encode())}"
+    folder = config.folder or Path("runs") / f"evaluate-{digest(json.dumps(settings).encode())}"
     check_settings(folder, settings)
     if (folder / TABLE).is_file():
         console.print(f"{folder} holds this evaluation, finished")
@@ -116,14 +113,8 @@ def _memories(config: EvaluateConfig) -> list[Memory]:
 def _settings(config: EvaluateConfig, memories: Sequence[Memory]) -> dict[str, Any]:
     """What must be alike for an evaluation to go on: all fields, and the contents of memories and task files."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "folder"}
-    for memory in memories:
-        if leaves := jax.tree.leaves(memory.params):
-            settings[f"contents of {memory.name}"] = _digest(*(np.asarray(leaf).tobytes() for leaf in leaves))
+    settings |= memory_contents(memories)
     for task in config.task:
         if Path(task).suffix == ".jsonl" and Path(task).is_file():
-            settings[f"contents of {task}"] = _digest(Path(task).read_bytes())
+            settings[f"contents of {task}"] = digest(Path(task).read_bytes())
     return settings
-
-
-def _digest(*contents: bytes) -> str:
-    return hashlib.sha256(b"".join(contents)).hexdigest()[:12]

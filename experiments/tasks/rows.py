@@ -56,9 +56,9 @@ def file_rows(path: Path, benchmark: str) -> Iterator[Located]:
                 yield Located(f"{path}, line {number}", from_json(text, f"{path}, line {number}"))
 
 
-def hub_rows(benchmark: str, hub: str, subset: str) -> Iterator[Located]:
-    """The test rows of a subset of a data set on the hub, through `datasets`."""
-    here = f"or give {OPTION} a folder that holds its .jsonl files (see the benchmark's page)"
+def hub_rows(benchmark: str, hub: str, subset: str, own: str = "its .jsonl files") -> Iterator[Located]:
+    """The test rows of a subset of a data set on the hub, through `datasets`; a folder may hold `own` instead."""
+    here = f"or give {OPTION} a folder that holds {own} (see the benchmark's page)"
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError as error:
