@@ -56,13 +56,12 @@ def test_entries_together_and_alone(mode: str, source: PromptSource) -> None:
     assert len({v.prediction for v in together.values()}) > 3
 
 
-def test_a_row_ends_at_its_own_limit(source: PromptSource) -> None:
+def test_a_row_ends_at_its_own_limit(source: PromptSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source.host.tokenizer, "decode", lambda ids, **_: " ".join(map(str, ids)))
     found = predictions(Evaluator(source, policies("keep-all"), UseConfig("streaming", 0.5, chunk=16), 4))
-    ids = [source.host.tokenizer(v.prediction, add_special_tokens=False)["input_ids"] for v in found.values()]
     limits = [source.prompt("train", index).sample.max_new_tokens for _, index in found]
     assert len(set(limits)) > 1
-    assert all(len(own) <= limit for own, limit in zip(ids, limits, strict=True))
-    assert any(len(own) == limit for own, limit in zip(ids, limits, strict=True))
+    assert [len(v.prediction.split()) for v in found.values()] == limits  # the tiny host ends no text
 
 
 def test_equal_bytes_charge_for_what_a_memory_carries(source: PromptSource) -> None:
