@@ -19,6 +19,9 @@ from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
 from experiments.summary import Summary
 from experiments.tasks import Split
+from experiments.tasks.corpora import data_folder, use_data_folder
+from hosts.endless import check_fit
+from hosts.spec import HostSpec
 from hosts.weights import load_host
 from namm.artefact import Memory, load, training_free
 from namm.model import NammPolicy
@@ -34,8 +37,12 @@ class EvaluateConfig:
     more of tokens (an integer), share of the context (a fraction such as 0.125), or None for a memory's own threshold.
     equal: "bytes" lets a memory that carries state for every token keep fewer of them, "tokens" does not. interval,
     recent, sinks: update interval and protected tokens of training-free policies; a trained memory brings its own.
-    trace: prompts of each length whose kept tokens are recorded one by one, for the page of `namm report`. folder:
+    trace: prompts of each length (up to 32,768) whose kept tokens are recorded one by one, for `namm report`. folder:
     where the records are kept and found again; default a folder of its own in runs for every choice of settings.
+    data_dir: folder with benchmark files; default the one that NAMM_DATA names, else the hub.
+
+    Lengths beyond the host's positions take mode "streaming" and memories at slot positions ("streaming-llm",
+    "sirllm"), whose cache does not grow; "keep-all" is not added then.
     """
 
     host: str = "smollm2-135m"
@@ -56,6 +63,7 @@ class EvaluateConfig:
     dtype: Precision = "float32"
     trace: int = 4
     folder: Path | None = None
+    data_dir: Path | None = None
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
@@ -70,6 +78,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         raise ValueError(f"length is {config.length}; expected one or more different lengths")
     if not config.budget or len(set(config.budget)) != len(config.budget):
         raise ValueError(f"budget is {config.budget}; expected one or more different budgets")
+    use_data_folder(config.data_dir)
     memories = _memories(config)
     settings = _settings(config, memories)
     folder = config.folder or Path("runs") / f"evaluate-{digest(json.dumps(settings).encode())}"
@@ -80,7 +89,10 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         return table
     use = UseConfig(config.mode, config.budget[0], config.capacity, config.chunk)
     host = load_host(config.host, dtype=jnp.dtype(config.dtype))
-    sources = [PromptSource(host, TaskMix(config.task, length)) for length in config.length]
+    if endless := max(config.length) > host.spec.max_positions:
+        memories = _without_end(config, memories, host.spec)
+        console.print(f"{FULL} is left out: {host.spec.name} has {host.spec.max_positions} positions")
+    sources = [PromptSource(host, TaskMix(config.task, length), endless) for length in config.length]
     options = (memories, use, config.batch, config.budget, config.equal)
     evaluators = [Evaluator(source, *options) for source in sources]
     records, entries = Records(folder, settings), len(evaluators[0].entries)
@@ -110,9 +122,31 @@ def _memories(config: EvaluateConfig) -> list[Memory]:
     return memories
 
 
+def _without_end(config: EvaluateConfig, memories: Sequence[Memory], spec: HostSpec) -> list[Memory]:
+    """The memories that were asked for, which read more tokens than a host has positions.
+
+    ValueError, naming the memory at fault, where one keeps original positions or its slots are too many.
+    """
+    longest = max(config.length)
+    why = f"length is {longest}; {spec.name} has {spec.max_positions} positions. "
+    if config.mode != "streaming":
+        raise ValueError(f"{why}Longer prompts take --mode streaming; choose it, or a shorter length")
+    asked = list(memories) if FULL in config.memory else list(memories[:-1])
+    for memory in asked:
+        if memory.policy.position_rule != "slot" or memory.policy.name == FULL:
+            raise ValueError(
+                f"{why}Longer prompts take memories at slot positions, such as streaming-llm and sirllm, which "
+                f"{memory.name} is not. Choose a shorter length, a host with RoPE scaling or other memories"
+            )
+        for budget in config.budget:
+            check_fit(spec, memory, UseConfig(config.mode, budget, config.capacity).kept(longest))
+    return asked
+
+
 def _settings(config: EvaluateConfig, memories: Sequence[Memory]) -> dict[str, Any]:
     """What must be alike for an evaluation to go on: all fields, and the contents of memories and task files."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "folder"}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "data_dir")}
+    settings["data_dir"] = str(folder.resolve()) if (folder := data_folder()) else None
     settings |= memory_contents(memories)
     for task in config.task:
         if Path(task).suffix == ".jsonl" and Path(task).is_file():
