@@ -26,10 +26,13 @@ def test_the_option_wins_over_the_variable(tmp_path: Path, monkeypatch: pytest.M
     assert data_folder() == tmp_path / "option" and data_file("own.json") == tmp_path / "option" / "own.json"
 
 
-def test_an_absent_folder_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [["evolve", "pocket"], ["evaluate"], ["stream"]])
+def test_an_absent_folder_is_refused_at_once(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent: no such folder; --data-dir or NAMM_DATA must name"):
         use_data_folder(tmp_path / "absent")
     words = ["--data-dir", str(tmp_path / "absent"), "--folder", str(tmp_path / "run")]
-    assert main(["evolve", "pocket", *words]) == 2
+    assert main([*command, *words]) == 2
     assert "absent: no such folder" in capsys.readouterr().err and not (tmp_path / "run").exists()
     assert os.environ["NAMM_DATA"] == "", "a wrong option changes nothing"

@@ -31,16 +31,13 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_host(tmp_path_factory.mktemp("endless"), tiny_llama(max_position_embeddings=POSITIONS))
+    model = tiny_llama(max_position_embeddings=POSITIONS, num_hidden_layers=1)
+    return save_host(tmp_path_factory.mktemp("endless"), model)
 
 
 def with_rope(host: Host, kind: str) -> Host:
     ropes = {"default": host.spec.rope, "dynamic": RopeSpec("dynamic", 100.0, 4.0, original_max_positions=64)}
     return host._replace(spec=replace(host.spec, rope=ropes[kind]))
-
-
-def memories() -> list[Memory]:
-    return [training_free(name, INTERVAL) for name in ("streaming-llm", "sirllm:decay=0.9,sinks=2")]
 
 
 def read_and_answer(host: Host, memory: Memory, prompt: Any) -> list[int]:
@@ -58,18 +55,19 @@ def read_and_answer(host: Host, memory: Memory, prompt: Any) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("rope", ["default", "dynamic"])
-def test_answers_are_those_of_a_reader_without_end(folder: Path, rope: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = with_rope(load_host(str(folder)), rope)
+@pytest.mark.parametrize(("name", "rope"), [("streaming-llm", "default"), ("sirllm:decay=0.9,sinks=2", "dynamic")])
+def test_answers_are_those_of_a_reader_without_end(
+    folder: Path, name: str, rope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, memory = with_rope(load_host(str(folder)), rope), training_free(name, INTERVAL)
     source = PromptSource(host, TaskMix(("passkey", "niah-single-noise"), LENGTH), endless=True)
-    evaluator = Evaluator(source, memories(), UseConfig("streaming", BUDGET, chunk=64), batch=3)
+    evaluator = Evaluator(source, [memory], UseConfig("streaming", BUDGET, chunk=64), batch=3)
     monkeypatch.setattr(type(host.tokenizer), "decode", lambda self, ids, **_: " ".join(map(str, ids)))
     verdicts = evaluator.run("test", 4, lambda _: None, 0).verdicts
-    assert len(verdicts) == 2 * 4 and all(LENGTH - 100 < v.tokens < LENGTH for v in verdicts)
-    named = {memory.name: memory for memory in memories()}
+    assert len(verdicts) == 4 and all(LENGTH - 100 < v.tokens < LENGTH for v in verdicts)
     for v in verdicts:
         assert {count for layer in v.held for count in layer} == {BUDGET}
-        expected = read_and_answer(host, named[v.memory], source.prompt("test", v.index))
+        expected = read_and_answer(host, memory, source.prompt("test", v.index))
         assert v.prediction == " ".join(map(str, expected))
     assert len({v.prediction for v in verdicts}) > 1
 
@@ -84,14 +82,13 @@ def test_the_command_leaves_the_full_cache_out(
 ) -> None:
     monkeypatch.setattr(evaluate, "TRACED", LENGTH - 1)
     lengths = ["--length", "200", str(LENGTH), "--trace", "1"]
-    command = [*words(folder, *lengths, "--memory", "streaming-llm", "sirllm"), "--folder", str(tmp_path)]
+    command = [*words(folder, *lengths, "--memory", "sirllm"), "--folder", str(tmp_path)]
     assert main(command) == 0
     assert f"keep-all is left out: {load_host(str(folder)).spec.name} has 256 positions" in capsys.readouterr().out
-    names = {"streaming-llm", "sirllm"}
-    assert {(v.memory, v.length) for v in read_verdicts(tmp_path)} == {(n, k) for n in names for k in (200, LENGTH)}
+    assert {(v.memory, v.length) for v in read_verdicts(tmp_path)} == {("sirllm", 200), ("sirllm", LENGTH)}
     assert [trace.length for trace in read_traces(tmp_path)] == [200], "a trace names every token"
     before = read_table(tmp_path)
-    assert {row.memory for row in before} == names and {row.change for row in before} == {None}
+    assert {(row.memory, row.change) for row in before} == {("sirllm", None)}
     assert main(command) == 0 and "finished" in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == 0
 
@@ -124,7 +121,8 @@ def test_long_prompts_are_made_few_times(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(prompts, "PROBED", 2 * LENGTH)
     source = PromptSource(load_host(str(folder)), TaskMix(("passkey",), LENGTH), endless=True)
     assert len(made) == 2
-    Evaluator(source, memories()[:1], UseConfig("streaming", BUDGET, chunk=64), 4).run("test", 3, lambda _: None, 0)
+    memory = training_free("streaming-llm", INTERVAL)
+    Evaluator(source, [memory], UseConfig("streaming", BUDGET, chunk=64), 4).run("test", 3, lambda _: None, 0)
     assert made[2:] == [(LENGTH, "test", index) for index in range(3)]
 
 
