@@ -18,7 +18,7 @@ from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch, Encoded
 from experiments.trace import ORIGIN, TRACED, Trace, Traced, kept_bits, pack, token_texts
 from hosts.llama import Params
-from hosts.rollout import Schedule, answer_layout, generate, prefill, record, settled
+from hosts.rollout import Schedule, falls_due, generate, prefill, record, settled
 from hosts.stream import Engine, Stream, compress, make_engine, tile_rows, unwatched
 from hosts.weights import Host
 from namm.artefact import Memory
@@ -221,8 +221,8 @@ class Evaluator:
             schedule = Schedule(memory.interval, min(self.use.chunk, memory.interval), kept)
             stream, places = _prefill(engine, params, memory.population, prompt, budget, jax.random.key(0), schedule)
             answering, parameters = engine, memory.population
-            _, updates = answer_layout(schedule, 0, prompt.question.shape[1], self.source.steps)
-            if not updates:  # nothing watches the answer: one program serves every memory
+            if not falls_due(schedule, 0, prompt.question.shape[1], self.source.steps):
+                # Nothing watches the answer: one program serves every memory.
                 plain = replace(self.plain, length=engine.length)
                 answering, parameters, stream = plain, NO_PARAMETERS, unwatched(stream)
             tokens = _answer(

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hosts.llama import Params, logits
-from hosts.stream import Engine, Stream, compress, population, read, relayout, start, tile_rows
+from hosts.stream import Engine, Stream, compress, population, read, relayout, start, tile_rows, unwatched
+from namm.cache import SlotCache
 from namm.contract import Parameters
 from namm.memory import Layout
 
@@ -162,11 +163,15 @@ def extend(
     budget: Int[Array, " prompt"],
     schedule: Schedule,
     layout: Layout,
-    update: bool,
+    past: SlotCache | None,
 ) -> tuple[Stream, Float[Array, "batch query hidden"]]:
-    """Read a question (or one decoded token) behind the context. An update follows in the rows whose window is full."""
-    stream, hidden = read(engine, params, stream, tokens, counts, layout.kept + stream.window, observe=update)
-    if update:
+    """Read a question (or one decoded token) behind the context (see `_make_room` for `past`).
+
+    Without `past`, an update follows in the rows whose window is full.
+    """
+    offset, watched = layout.kept + stream.window, past is None
+    stream, hidden = read(engine, params, stream, tokens, counts, offset, observe=watched, past=past)
+    if watched:
         due = stream.window >= schedule.interval
         stream = jax.lax.cond(
             jnp.any(due),
@@ -177,19 +182,26 @@ def extend(
     return stream, hidden
 
 
-def answer_layout(schedule: Schedule, window: int, question: int, steps: int) -> tuple[Layout, bool]:
-    """Slots for question and answer behind a context, and whether an update can still fall due there."""
+def falls_due(schedule: Schedule, window: int, question: int, steps: int) -> bool:
+    """Whether an update can fall due while a question is read and answered; `window`: slots behind the kept ones."""
     pending = 0 if schedule.flush else window
-    if pending + question + steps < schedule.interval:
-        return Layout(schedule.kept, pending + question + steps), False
-    return Layout(schedule.kept, schedule.interval + question), True
+    return pending + question + steps >= schedule.interval
 
 
-def _make_room(stream: Stream, schedule: Schedule, question: int, steps: int) -> tuple[Stream, Layout, bool]:
-    """The stream with slots for question and answer, and whether an update can still fall due there."""
+def _make_room(
+    stream: Stream, schedule: Schedule, question: int, steps: int
+) -> tuple[Stream, SlotCache | None, Layout]:
+    """The stream with slots for question and answer, and the slots of the context where no update can fall due there.
+
+    Those are only read from then on: a decoding step would otherwise copy them, which takes longer than to read them.
+    """
     window = stream.cache.keys.shape[3] - schedule.kept
-    layout, update = answer_layout(schedule, window, question, steps)
-    return relayout(stream, Layout(schedule.kept, window), layout), layout, update
+    if falls_due(schedule, window, question, steps):
+        layout = Layout(schedule.kept, schedule.interval + question)
+        return relayout(stream, Layout(schedule.kept, window), layout), None, layout
+    layout = Layout(0, question + steps)
+    tail = jax.tree.map(lambda x: jnp.zeros((*x.shape[:3], layout.window, *x.shape[4:]), x.dtype), stream.cache)
+    return unwatched(stream)._replace(cache=tail), stream.cache, layout
 
 
 def likelihood(
@@ -207,9 +219,9 @@ def likelihood(
     """Teacher-forced scoring of targets after questions; batch = rows of the stream. The head runs on targets alone."""
     steps = target.shape[1]
     tokens = _join(question, question_length, target, target_length)
-    stream, layout, update = _make_room(stream, schedule, tokens.shape[1], 0)
+    stream, past, layout = _make_room(stream, schedule, tokens.shape[1], 0)
     counts = question_length + target_length - 1
-    _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, update)
+    _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, past)
     columns = question_length[:, None] - 1 + jnp.arange(steps)
     states = jnp.take_along_axis(hidden, jnp.minimum(columns, tokens.shape[1] - 1)[..., None], axis=1)
     scores = logits(params, engine.spec, states)
@@ -243,9 +255,9 @@ def generate(
     eos: tuple[int, ...],
 ) -> Int[Array, "batch step"]:
     """Greedy decoding after questions: -1 after an end-of-sequence token, a row's limit or, at the latest, `steps`."""
-    stream, layout, update = _make_room(stream, schedule, question.shape[1], steps)
+    stream, past, layout = _make_room(stream, schedule, question.shape[1], steps)
     call = partial(extend, engine, params, memory)
-    stream, _ = call(stream, question, question_length, budget, schedule, layout, update)
+    stream, _ = call(stream, question, question_length, budget, schedule, layout, past)
     ends = jnp.array(eos, jnp.int32)
 
     def pick(stream: Stream) -> Array:
@@ -257,7 +269,7 @@ def generate(
         done = done | jnp.isin(token, ends) | (index >= limits)
         out = out.at[:, index].set(jnp.where(done, -1, token))
         counts = jnp.where(done, 0, 1)
-        stream, _ = call(stream, token[:, None], counts, budget, schedule, layout, update)
+        stream, _ = call(stream, token[:, None], counts, budget, schedule, layout, past)
         return index + 1, stream, done, out
 
     def going(carry: tuple[Array, Stream, Array, Array]) -> Array:

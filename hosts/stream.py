@@ -89,10 +89,12 @@ def read(
     counts: Int[Array, " batch"],
     offset: Int[Array, "..."] | int,
     observe: bool = True,
+    past: SlotCache | None = None,
 ) -> tuple[Stream, Float[Array, "batch query hidden"]]:
     """Run a chunk through the host, writing its keys and values at slot `offset` (one for all rows, or one a row).
 
-    `observe=False` skips what the policy would see, for tokens that no later update can judge.
+    `observe=False` skips what the policy would see, for tokens that no later update can judge. `past`, leaves
+    [layer, batch, ...], is attended to in front of the stream's cache and stays as it is.
     Returns the hidden states before the final norm; those at columns >= counts are meaningless.
     """
     length = tokens.shape[1]
@@ -102,14 +104,14 @@ def read(
     frequencies, scale = rope_frequencies(engine.spec, engine.length)
     row_offset = None if jnp.ndim(offset) == 0 else 0
 
-    def layer_step(hidden: Array, inputs: tuple[Params, SlotCache, PolicyState]) -> tuple[Array, Any]:
-        layer, cache, state = inputs
+    def layer_step(hidden: Array, inputs: tuple[Params, SlotCache, PolicyState, tuple[SlotCache, ...]]) -> Any:
+        layer, cache, state, before = inputs
 
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
             rotated = rotate(k, positions, frequencies, scale)
             write = jax.vmap(append, in_axes=(0, 0, 0, 0, 0, row_offset))
             grown = write(cache, rotated, v, positions, valid, offset)
-            out, weights = slot_attention(rotate(q, positions, frequencies, scale), grown, positions)
+            out, weights = slot_attention(rotate(q, positions, frequencies, scale), (*before, grown), positions)
             if not observe:
                 return out, (grown, state)
             seen = Observation(weights, q, counts, stream.seen)
@@ -117,8 +119,9 @@ def read(
 
         return block(layer, engine.spec, hidden, attend)
 
+    before = () if past is None else (past,)
     hidden, (cache, state) = jax.lax.scan(
-        layer_step, embed(params, tokens), (params["layers"], stream.cache, stream.state)
+        layer_step, embed(params, tokens), (params["layers"], stream.cache, stream.state, before)
     )
     wanted = engine.policy.needs & SIGNALS
     if wanted and observe:
