@@ -80,12 +80,16 @@ def _evolve(words: list[str]) -> None:
         config: Annotated[RunConfig, tyro.conf.arg(name="")]
         folder: Path | None = None
         """Where the run is kept and found again; default runs/NAME."""
+        data_dir: Path | None = None
+        """Folder with benchmark files; default the one that NAMM_DATA names, else the hub."""
 
     choices = {name: (DESCRIPTIONS[name], Options(config)) for name, config in RECIPES.items()}
     options = tyro.extras.overridable_config_cli(choices, args=words, prog="namm evolve")
     start_processes()
+    from experiments.tasks.corpora import use_data_folder
     from experiments.training import train
 
+    use_data_folder(options.data_dir)
     train(options.config, options.folder or Path("runs") / options.config.name, console())
 
 

@@ -1,27 +1,27 @@
 """`namm evaluate`: memories and policies side by side on the same prompts, resumable."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from experiments.evaluate import Equal, Evaluator, OtherEngine
 from experiments.objective import FULL, UseConfig
 from experiments.prompts import Budget, PromptSource, TaskMix
-from experiments.records import TABLE, Records, check_settings, read_table, read_verdicts
+from experiments.records import TABLE, Records, check_settings, digest, memory_contents, read_table, read_verdicts
 from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
 from experiments.summary import Summary
 from experiments.tasks import Split
+from experiments.tasks.corpora import data_folder, use_data_folder
+from hosts.endless import check_fit
+from hosts.spec import HostSpec
 from hosts.weights import Host, load_host
 from namm.artefact import Memory, load, training_free
 from namm.model import NammPolicy
@@ -38,8 +38,12 @@ class EvaluateConfig:
     equal: "bytes" lets a memory that carries state for every token keep fewer of them, "tokens" does not. interval,
     recent, sinks: update interval and protected tokens of training-free policies; a trained memory brings its own.
     engine: "torch" answers through transformers, streaming, with the same scores and without traces. trace: prompts of
-    each length whose kept tokens are recorded one by one, for the page of `namm report`. folder:
+    each length (up to 32,768) whose kept tokens are recorded one by one, for `namm report`. folder:
     where the records are kept and found again; default a folder of its own in runs for every choice of settings.
+    data_dir: folder with benchmark files; default the one that NAMM_DATA names, else the hub.
+
+    Lengths beyond the host's positions take mode "streaming" and memories at slot positions ("streaming-llm",
+    "sirllm"), whose cache does not grow; "keep-all" is not added then.
     """
 
     host: str = "smollm2-135m"
@@ -61,6 +65,7 @@ class EvaluateConfig:
     dtype: Precision = "float32"
     trace: int = 4
     folder: Path | None = None
+    data_dir: Path | None = None
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
@@ -75,9 +80,10 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         raise ValueError(f"length is {config.length}; expected one or more different lengths")
     if not config.budget or len(set(config.budget)) != len(config.budget):
         raise ValueError(f"budget is {config.budget}; expected one or more different budgets")
+    use_data_folder(config.data_dir)
     memories = _memories(config)
     settings = _settings(config, memories)
-    folder = config.folder or Path("runs") / f"evaluate-{_digest(json.dumps(settings).encode())}"
+    folder = config.folder or Path("runs") / f"evaluate-{digest(json.dumps(settings).encode())}"
     check_settings(folder, settings)
     if (folder / TABLE).is_file():
         console.print(f"{folder} holds this evaluation, finished")
@@ -85,18 +91,20 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         return table
     use = UseConfig(config.mode, config.budget[0], config.capacity, config.chunk)
     host = load_host(config.host, dtype=jnp.dtype(config.dtype))
-    sources = [PromptSource(host, TaskMix(config.task, length)) for length in config.length]
+    if endless := max(config.length) > host.spec.max_positions:
+        memories = _without_end(config, memories, host.spec)
+        console.print(f"{FULL} is left out: {host.spec.name} has {host.spec.max_positions} positions")
+    sources = [PromptSource(host, TaskMix(config.task, length), endless) for length in config.length]
     other = _torch_engine(config, host) if config.engine == "torch" else None
     options = (memories, use, config.batch, config.budget, config.equal, other)
     evaluators = [Evaluator(source, *options) for source in sources]
     records, entries = Records(folder, settings), len(evaluators[0].entries)
     done = [records.done(length, entries, config.prompts, config.batch) for length in config.length]
     records.rewrite()
-    trace = 0 if other else config.trace
     with Progress(console=console) as bar:
         task = bar.add_task("prompts", total=config.prompts * len(sources), completed=sum(done))
         for evaluator, begin in zip(evaluators, done, strict=True):
-            for finished in evaluator.batches(config.split, range(begin, config.prompts), trace):
+            for finished in evaluator.batches(config.split, range(begin, config.prompts), config.trace):
                 records.append(*finished)
                 bar.advance(task, len(finished.verdicts) // entries)
     table = evaluators[0].summary(records.verdicts, memories[0].name)
@@ -123,17 +131,33 @@ def _memories(config: EvaluateConfig) -> list[Memory]:
     return memories
 
 
+def _without_end(config: EvaluateConfig, memories: Sequence[Memory], spec: HostSpec) -> list[Memory]:
+    """The memories that were asked for, which read more tokens than a host has positions.
+
+    ValueError, naming the memory at fault, where one keeps original positions or its slots are too many.
+    """
+    longest = max(config.length)
+    why = f"length is {longest}; {spec.name} has {spec.max_positions} positions. "
+    if config.mode != "streaming":
+        raise ValueError(f"{why}Longer prompts take --mode streaming; choose it, or a shorter length")
+    asked = list(memories) if FULL in config.memory else list(memories[:-1])
+    for memory in asked:
+        if memory.policy.position_rule != "slot" or memory.policy.name == FULL:
+            raise ValueError(
+                f"{why}Longer prompts take memories at slot positions, such as streaming-llm and sirllm, which "
+                f"{memory.name} is not. Choose a shorter length, a host with RoPE scaling or other memories"
+            )
+        for budget in config.budget:
+            check_fit(spec, memory, UseConfig(config.mode, budget, config.capacity).kept(longest))
+    return asked
+
+
 def _settings(config: EvaluateConfig, memories: Sequence[Memory]) -> dict[str, Any]:
     """What must be alike for an evaluation to go on: all fields, and the contents of memories and task files."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "folder"}
-    for memory in memories:
-        if leaves := jax.tree.leaves(memory.params):
-            settings[f"contents of {memory.name}"] = _digest(*(np.asarray(leaf).tobytes() for leaf in leaves))
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "data_dir")}
+    settings["data_dir"] = str(folder.resolve()) if (folder := data_folder()) else None
+    settings |= memory_contents(memories)
     for task in config.task:
         if Path(task).suffix == ".jsonl" and Path(task).is_file():
-            settings[f"contents of {task}"] = _digest(Path(task).read_bytes())
+            settings[f"contents of {task}"] = digest(Path(task).read_bytes())
     return settings
-
-
-def _digest(*contents: bytes) -> str:
-    return hashlib.sha256(b"".join(contents)).hexdigest()[:12]

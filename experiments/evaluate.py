@@ -16,7 +16,7 @@ from experiments.prompts import Budget, PromptSource, budget_label
 from experiments.summary import WHOLE, Summary, Verdict, summarise
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch, Encoded
-from experiments.trace import ORIGIN, Trace, Traced, kept_bits, pack, token_texts
+from experiments.trace import ORIGIN, TRACED, Trace, Traced, kept_bits, pack, token_texts
 from hosts.llama import Params
 from hosts.rollout import Schedule, falls_due, generate, prefill, record, settled
 from hosts.stream import Engine, Stream, compress, make_engine, tile_rows, unwatched
@@ -102,8 +102,8 @@ def _answer(
     rest = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(s[2:] for s in streams))
     question, length, budget, limits = tile_rows((*prompt[2:4], budget, limits), len(streams))
     return generate(
-        engine, params, memory, Stream(*layered, *rest), question, length, budget, limits, schedule, steps,
-        engine.spec.eos_ids,
+        engine, params, memory, Stream(*layered, *rest), question, length, budget, schedule, steps,
+        engine.spec.eos_ids, limits,
     )
 
 
@@ -130,18 +130,22 @@ class Evaluator:
         names = [memory.name for memory in self.memories]
         if len(set(names)) != len(names):
             raise ValueError(f"memories are {names}; name each one once")
-        spec, length = self.source.host.spec, self.source.mix.length
         self.entries: list[Entry] = []
         for memory in self.memories:
-            engine = make_engine(spec, memory.policy, memory.selection, length)
-            engine = replace(engine, policy=Traced(engine.policy))
             if memory.policy.name == FULL:
-                self.entries.append(Entry(memory, engine, self.use, WHOLE))
+                self.entries.append(self._entry(memory, self.use, WHOLE))
                 continue
             for budget in self.budgets or (self.use.budget,):
-                self.entries.append(Entry(memory, engine, replace(self.use, budget=budget), budget_label(budget)))
-        self.plain = Engine(spec, load_policy(FULL), KEEP_ALL, length)
+                self.entries.append(self._entry(memory, replace(self.use, budget=budget), budget_label(budget)))
+        self.plain = Engine(self.source.host.spec, load_policy(FULL), KEEP_ALL, self.source.mix.length)
         self.bytes = token_bytes(self.memories, self.source.host)
+
+    def _entry(self, memory: Memory, use: UseConfig, budget: str) -> Entry:
+        spec, length = self.source.host.spec, self.source.mix.length
+        if length > spec.max_positions:  # positions in use are those of slots
+            length = use.kept(length) + memory.interval
+        engine = make_engine(spec, memory.policy, memory.selection, length)
+        return Entry(memory, replace(engine, policy=Traced(engine.policy)), use, budget)
 
     def run(self, split: Split, prompts: int, progress: Callable[[int], None], trace: int) -> Finished:
         """Every entry on the first prompts of a split (see `batches`)."""
@@ -153,17 +157,21 @@ class Evaluator:
         return whole
 
     def batches(self, split: Split, indices: range, trace: int) -> Iterator[Finished]:
-        """Batch by batch: a verdict an entry and prompt, entry-major, and traces of the prompts below `trace`."""
+        """Batch by batch: a verdict an entry and prompt, entry-major, and traces of the prompts below `trace`.
+
+        Prompts longer than TRACED tokens, or answered by another engine, have no traces.
+        """
         answers = self._recorded if self.use.mode == "recorded" else self._streaming
         answers = answers if self.other is None else partial(self._elsewhere, self.other)
+        trace = trace if self.other is None and self.source.mix.length <= TRACED else 0
         for begin in range(0, len(indices), self.batch):
             part = list(indices[begin : begin + self.batch])
-            filled = part + part[-1:] * (self.batch - len(part))  # one batch shape, one compilation
-            prompts = [self.source.prompt(split, index) for index in filled]
-            limits = jnp.array([prompt.sample.max_new_tokens for prompt in prompts])
+            prompts = [self.source.prompt(split, index) for index in part]
+            filled = prompts + prompts[-1:] * (self.batch - len(part))  # one batch shape, one compilation
+            limits = jnp.array([prompt.sample.max_new_tokens for prompt in filled])
             kept: list[dict[str, str]] = [{} for index in part if index < trace]
             verdicts: list[Verdict] = []
-            for answered in answers(self.source.batch(split, filled), limits):
+            for answered in answers(self.source.arrays(filled), limits):
                 verdicts += (found := self._verdicts(split, part, prompts, answered))
                 if kept and answered.entry.budget != WHOLE:
                     origin = np.asarray(answered.places.origin)
@@ -223,7 +231,8 @@ class Evaluator:
             answering, parameters = engine, memory.population
             if not falls_due(schedule, 0, prompt.question.shape[1], self.source.steps):
                 # Nothing watches the answer: one program serves every memory.
-                answering, parameters, stream = self.plain, NO_PARAMETERS, unwatched(stream)
+                plain = replace(self.plain, length=engine.length)
+                answering, parameters, stream = plain, NO_PARAMETERS, unwatched(stream)
             tokens = _answer(
                 answering, params, parameters, [stream], prompt, budget, limits, schedule, self.source.steps
             )

@@ -11,6 +11,7 @@ from experiments.tasks.encoding import Batch, Encoded, Template, best_template, 
 from hosts.weights import Host
 
 PROBES = 24  # samples a task that fix the shapes
+PROBED = 16_384 * PROBES  # tokens a task that they have at most, but for two of them: long prompts take long to make
 ROUND = 4  # widths are rounded up to this many tokens
 Budget = int | float | None  # tokens, a share of the context, or a memory's own threshold
 COARSE = 64  # and those of an odd prompt that is wider than every probe to this, so that few shapes compile
@@ -43,10 +44,14 @@ class TaskMix:
 
 @dataclass
 class PromptSource:
-    """Encoded prompts of a mix for one host."""
+    """Encoded prompts of a mix for one host.
+
+    endless: prompts may be longer than the host has positions, for memories at slot positions alone; else ValueError.
+    """
 
     host: Host
     mix: TaskMix
+    endless: bool = False
     tasks: list[Task] = field(init=False)
     template: Template = field(init=False)
     widths: Widths = field(init=False)
@@ -54,14 +59,15 @@ class PromptSource:
 
     def __post_init__(self) -> None:
         limit = self.host.spec.max_positions
-        if self.mix.length > limit:
+        if self.mix.length > limit and not self.endless:
             raise ValueError(
                 f"length is {self.mix.length}; {self.host.spec.name} has {limit} positions. "
                 "Choose a shorter length or a host with RoPE scaling"
             )
         self.tasks = [load_task(name) for name in self.mix.tasks]
         self.template = best_template(self.host.tokenizer)
-        probes = [self._encode("train", i) for i in range(PROBES * len(self.tasks))]
+        count = min(PROBES, max(2, PROBED // self.mix.length))
+        probes = [self._encode("train", i) for i in range(count * len(self.tasks))]
         rounded = (-(-max(len(getattr(p, part)) for p in probes) // ROUND) * ROUND for part in Batch._fields[2::2])
         self.widths = Widths(-(-self.mix.length // ROUND) * ROUND, *rounded)
         self.steps = max(p.sample.max_new_tokens for p in probes)
@@ -82,8 +88,12 @@ class PromptSource:
         return encoded
 
     def batch(self, split: Split, indices: Sequence[int]) -> Batch:
+        """The prompts of a split as arrays (see `arrays`)."""
+        return self.arrays([self.prompt(split, index) for index in indices])
+
+    def arrays(self, prompts: Sequence[Encoded]) -> Batch:
         """Right-padded arrays of the fixed widths; a question or target beyond them takes the next coarse width."""
-        return fit(collate([self.prompt(split, index) for index in indices]), self.widths)
+        return fit(collate(prompts), self.widths)
 
 
 def fit(batch: Batch, widths: Widths) -> Batch:

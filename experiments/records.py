@@ -1,31 +1,52 @@
 """An evaluation on disk: its settings, and verdicts and traces that are appended batch by batch, so that it resumes."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
+import numpy as np
+
 from evolve.tracking import complete_lines
 from experiments.summary import Summary, Verdict
 from experiments.trace import Trace
+from namm.artefact import Memory
 
 SETTINGS, TABLE, VERDICTS, TRACES = "evaluate.json", "table.json", "verdicts.jsonl", "traces.jsonl"
 T = TypeVar("T", Verdict, Trace, Summary)
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """ValueError, naming the field, where the folder holds an evaluation with other settings or something else."""
-    path = folder / SETTINGS
+def digest(*contents: bytes) -> str:
+    """A short name for what a run read."""
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:12]
+
+
+def memory_contents(memories: Sequence[Memory]) -> dict[str, str]:
+    """A setting for every trained memory: what its parameters are."""
+    leaves = {memory.name: jax.tree.leaves(memory.params) for memory in memories}
+    return {f"contents of {k}": digest(*(np.asarray(leaf).tobytes() for leaf in v)) for k, v in leaves.items() if v}
+
+
+def check_settings(
+    folder: Path, settings: Mapping[str, Any], name: str = SETTINGS, results: Sequence[str] = (VERDICTS, TABLE)
+) -> None:
+    """ValueError, naming the field, where the folder holds a run with other settings or something else.
+
+    name: the file of the settings, without which there must be none of the `results` either.
+    """
+    path = folder / name
     if not path.is_file():
-        if found := [name for name in (VERDICTS, TABLE) if (folder / name).exists()]:
-            raise ValueError(f"folder: {folder} has {found[0]} but no {SETTINGS}: it is another run's; choose another")
+        if found := [one for one in results if (folder / one).exists()]:
+            raise ValueError(f"folder: {folder} has {found[0]} but no {name}: it is another run's; choose another")
         return
     before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
-    for name in (*now, *before):
-        if before.get(name) != now.get(name):
+    for field in (*now, *before):
+        if before.get(field) != now.get(field):
             raise ValueError(
-                f"{name}: {path} has {before.get(name)!r}, got {now.get(name)!r}; an evaluation resumes with the "
+                f"{field}: {path} has {before.get(field)!r}, got {now.get(field)!r}; a run resumes with the "
                 "settings that it began with. Choose another --folder for others"
             )
 

@@ -105,10 +105,10 @@ def size(count: int) -> str:
 
 
 def stream_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """One row a memory from the lines of a stream: perplexity of all tokens and of its best and worst line."""
-    table = Table(title="Perplexity of all tokens, of the best and the worst 1,000; least and most memory resident")
+    """One row a memory from the lines of a stream: perplexity of all tokens, its best and worst line, and by words."""
+    table = Table(title="Perplexity of all tokens, of the best and the worst 1,000, and by words; resident memory")
     table.add_column("memory")
-    for name in ("tokens", "perplexity", "best", "worst", "cache", "resident", "tokens/s"):
+    for name in ("tokens", "perplexity", "best", "worst", "by words", "cache", "resident", "tokens/s"):
         table.add_column(name, justify="right")
     for memory, lines in lines_by_memory(rows).items():
         tokens = np.array([line["tokens"] for line in lines])
@@ -117,6 +117,7 @@ def stream_table(rows: Sequence[dict[str, Any]]) -> Table:
         resident = [line["resident_bytes"] for line in lines]
         speed = float(np.median([line["tokens_per_second"] for line in lines]))
         row = [f"{tokens[-1]:,}", f"{total:.2f}", f"{each.min():.2f}", f"{each.max():.2f}"]
+        row.append("".join(f"{x:.2f}" for line in lines if (x := line["word_perplexity"]) is not None))
         row += [size(lines[-1]["cache_bytes"]), f"{size(min(resident))} - {size(max(resident))}", f"{speed:.0f}"]
         table.add_row(memory, *row)
     return table

@@ -14,6 +14,7 @@ from namm.cache import CacheShape, SlotCache
 from namm.contract import Observation, Parameters, Policy, PolicyState
 
 ORIGIN, READ = "origin", "read"
+TRACED = 32_768  # tokens of the longest prompts that are recorded token by token
 
 
 @dataclass(frozen=True)

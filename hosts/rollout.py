@@ -249,12 +249,13 @@ def generate(
     question: Int[Array, "batch query"],
     question_length: Int[Array, " batch"],
     budget: Int[Array, " prompt"],
-    limits: Int[Array, " batch"],
     schedule: Schedule,
     steps: int,
     eos: tuple[int, ...],
+    limits: Int[Array, " batch"] | None = None,
 ) -> Int[Array, "batch step"]:
     """Greedy decoding after questions: -1 after an end-of-sequence token, a row's limit or, at the latest, `steps`."""
+    limits = jnp.full(len(question), steps) if limits is None else limits
     stream, past, layout = _make_room(stream, schedule, question.shape[1], steps)
     call = partial(extend, engine, params, memory)
     stream, _ = call(stream, question, question_length, budget, schedule, layout, past)

@@ -11,14 +11,14 @@ from experiments.tasks.niah import NEEDLES
 from experiments.tasks.passkey import Passkey
 from experiments.tasks.recall import Recall
 from experiments.tasks.rock_paper_scissors import RPS
-from experiments.tasks.ruler import RULER
+from experiments.tasks.ruler import RELEASED, RULER
 from experiments.tasks.sample import Sample, Split, Task
 from experiments.tasks.stream_eval import StreamEval
 
 __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
 WITH_DATA: tuple[Task, ...] = (*LONGBENCH, LongBenchV2(), *INFINITEBENCH, *CHOUBUN, Dialogue())
-BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, StreamEval(), Grocery(), *RPS)
+BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, *RELEASED, StreamEval(), Grocery(), *RPS)
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 
 

@@ -1,8 +1,8 @@
 """ChouBun (arXiv 2410.13166): questions on and summaries of long Japanese documents, with its generation lengths.
 
-Data comes from `<subset>.jsonl` files in the folder NAMM_DATA, in the form of the hub's rows (LongBench's), else from
+Data comes from `<subset>.jsonl` files in the data folder, in the form of the hub's rows (LongBench's), else from
 the hub. The prompts ask for the same answers in wording of our own (`choubun_prompts.json`); with the original's file
-at its own place inside NAMM_DATA, `ChouBun/config/dataset2prompt.json`, its exact wording is used. Differences:
+at its own place inside it, `ChouBun/config/dataset2prompt.json`, its exact wording is used. Differences:
 items, which are a test set only, are cut 80/10/10 into splits by the hash of their `_id`; splits share documents.
 """
 

@@ -1,6 +1,6 @@
 """SirLLM's DailyDialog (arXiv 2405.12528; corpus arXiv 1710.03957): choose the reply to an utterance among four.
 
-Data comes from SirLLM's `dailydialog.jsonl` in the folder NAMM_DATA, else the corpus from the hub; of that, wrong
+Data comes from SirLLM's `dailydialog.jsonl` in the data folder, else the corpus from the hub; of that, wrong
 replies are drawn from the validation part, as in the paper. Differences: the paper empties the cache at every dialogue,
 here the dialogues before it stand in the prompt up to its length, all answered right (the paper leaves the model's own
 answers there); whole dialogues are cut 80/10/10 into splits by the hash of their number.
@@ -17,7 +17,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from experiments.tasks.choices import LETTERS, Choice, read_choices
-from experiments.tasks.corpora import data_file
+from experiments.tasks.corpora import OPTION, data_file
 from experiments.tasks.fitting import largest
 from experiments.tasks.sample import Sample, Split, generator, held_in
 
@@ -84,7 +84,7 @@ def _begin(turn: Choice) -> str:
 
 
 def _from_hub() -> tuple[Choice, ...]:
-    here = f"or put {FILE} (from SirLLM's repository) into the folder that NAMM_DATA names"
+    here = f"or put {FILE} (from SirLLM's repository) into the folder of {OPTION}"
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError as error:

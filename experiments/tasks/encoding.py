@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from experiments.tasks.sample import Sample
+from experiments.tasks.tokens import tokenise
 
 Template = Literal["chat", "plain"]
 
@@ -97,7 +98,7 @@ def prompt_length(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> int:
     template = best_template(tokenizer)
     text, _ = render(tokenizer, sample, template)
     first = opening(tokenizer, _applied(template, sample))
-    return len(first) + len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(first) + len(tokenise(tokenizer, text).ids)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, template: Template) -> Encoded:
@@ -108,13 +109,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, template: Templat
     """
     text, boundary = render(tokenizer, sample, template)
     answer = sample.target if not text or text[-1].isspace() else f" {sample.target}"
-    encoded = tokenizer(text + answer, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = np.array(encoded["input_ids"], np.int32), np.array(encoded["offset_mapping"]).reshape(-1, 2)
+    ids, offsets = tokenise(tokenizer, text + answer)
     end = int(np.searchsorted(offsets[:, 1], len(text), side="right"))
     prompt, target = ids[:end], ids[end:]
     if end < len(ids) and offsets[end, 0] < len(text):
-        prompt = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
-        target = np.array(tokenizer(answer, add_special_tokens=False)["input_ids"], np.int32)
+        prompt, target = (tokenise(tokenizer, part).ids for part in (text, answer))
     # A question without tokens would leave nothing to decode from.
     cut = min(int(np.searchsorted(offsets[:end, 1], boundary, side="right")), len(prompt) - 1)
     first = np.array(opening(tokenizer, _applied(template, sample)), np.int32)

@@ -81,6 +81,7 @@ def fill(
     places = rng.integers(2**63)
     while True:  # one pass, unless joined sentences have more tokens than single ones
         sample = build(scatter(np.random.default_rng(places), [sentences[i] for i in taken], needles))
-        if not len(taken) or need(tokenizer, sample) <= length:
+        used = need(tokenizer, sample)
+        if not len(taken) or used <= length:
             return sample
-        taken = taken[:-1]
+        taken = taken[: -max(1, (used - length) * len(taken) // used)]

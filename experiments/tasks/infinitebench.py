@@ -1,9 +1,9 @@
 """InfiniteBench (arXiv 2402.13718): 12 tasks on books, dialogues, code, numbers and hidden facts, with its metrics.
 
-Data comes from `<subset>.jsonl` files in the folder NAMM_DATA, in the official form, else, file by file, from the hub
+Data comes from `<subset>.jsonl` files in the data folder, in the official form, else, file by file, from the hub
 (one table of all would not hold: answers are texts in some files, numbers or lists of numbers in others). The prompts
 ask for the official answer formats in wording of our own (`infinitebench_prompts.json`); with the benchmark's own
-`prompt.py` in NAMM_DATA its wording for plain language models is used (`yarn_mistral_templates`, read without running
+`prompt.py` there its wording for plain language models is used (`yarn_mistral_templates`, read without running
 the file), which published scores need. Differences: items are cut 80/10/10 into splits by the hash of their `id`,
 and a middle cut never leaves half a character.
 """

@@ -1,8 +1,8 @@
 """LongBench (arXiv 2308.14508): 21 tasks in English, Chinese and code, with its metrics and generation lengths.
 
-Data comes from `<subset>.jsonl` files in the folder NAMM_DATA, in the official form, else from the hub. The prompts
+Data comes from `<subset>.jsonl` files in the data folder, in the official form, else from the hub. The prompts
 have the official parts in the official order and ask for the official answer formats, in wording of our own
-(`longbench_prompts.json`); with the benchmark's own `dataset2prompt.json` in NAMM_DATA its exact wording is used,
+(`longbench_prompts.json`); with the benchmark's own `dataset2prompt.json` there its exact wording is used,
 which published scores need. Differences: items are cut 80/10/10 into splits by the hash of their `_id` (the
 published memory was trained and tested on the same ones), and a middle cut never leaves half a character.
 """

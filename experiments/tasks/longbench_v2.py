@@ -1,7 +1,7 @@
 """LongBench v2 (arXiv 2412.15204): questions with four choices on long texts of six domains, answered by letter.
 
-Data comes from `data.json` in the folder NAMM_DATA, the benchmark's own file, else from the hub. The prompt asks for
-the official answer format in wording of our own; with the benchmark's own `0shot.txt` in NAMM_DATA its exact wording
+Data comes from `data.json` in the data folder, the benchmark's own file, else from the hub. The prompt asks for
+the official answer format in wording of our own; with the benchmark's own `0shot.txt` there its exact wording
 is used, which published scores need. Differences: items are cut 80/10/10 into splits by the hash of their `_id`,
 decoding is greedy (published scores sample at temperature 0.1), and a middle cut never leaves half a character.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from experiments.tasks.corpora import data_file
+from experiments.tasks.corpora import OPTION, data_file
 from experiments.tasks.fitting import cut_middle
 from experiments.tasks.rows import Located, by_split, checked, filled, from_json, hub_file, pick
 from experiments.tasks.sample import Sample, Split
@@ -85,7 +85,7 @@ def load(folder: str | None) -> Mapping[Split, tuple[Item, ...]]:
     """All items by split, from `folder/data.json` or from the hub."""
     path = hub_file("LongBench v2", HUB, FILE) if folder is None else Path(folder) / FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; NAMM_DATA must hold LongBench v2's {FILE}")
+        raise FileNotFoundError(f"{path}: not found; the folder of {OPTION} must hold LongBench v2's {FILE}")
     rows = from_json(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(rows, list):
         raise ValueError(f"{path}: got {type(rows).__name__}, expected a list of questions")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, get_args, runtime_checkab
 
 import huggingface_hub
 
-from experiments.tasks.corpora import data_folder
+from experiments.tasks.corpora import OPTION, data_folder
 from experiments.tasks.sample import Split, generator, held_in
 
 QUESTION_FIELDS = frozenset("input context answers all_classes length dataset language _id".split())
@@ -47,16 +47,18 @@ T = TypeVar("T", bound=Identified)
 def file_rows(path: Path, benchmark: str) -> Iterator[Located]:
     """One row a line of a JSON-lines file; FileNotFoundError without it, ValueError for a line that is no JSON."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; NAMM_DATA must hold {benchmark}'s .jsonl files, one a subset")
+        raise FileNotFoundError(
+            f"{path}: not found; the folder of {OPTION} must hold {benchmark}'s .jsonl files, one a subset"
+        )
     with path.open(encoding="utf-8") as lines:  # some files hold gigabytes
         for number, line in enumerate(lines, 1):
             if text := line.rstrip("\n"):
                 yield Located(f"{path}, line {number}", from_json(text, f"{path}, line {number}"))
 
 
-def hub_rows(benchmark: str, hub: str, subset: str) -> Iterator[Located]:
-    """The test rows of a subset of a data set on the hub, through `datasets`."""
-    here = "or set NAMM_DATA to a folder that holds its .jsonl files (see the benchmark's page)"
+def hub_rows(benchmark: str, hub: str, subset: str, own: str = "its .jsonl files") -> Iterator[Located]:
+    """The test rows of a subset of a data set on the hub, through `datasets`; a folder may hold `own` instead."""
+    here = f"or give {OPTION} a folder that holds {own} (see the benchmark's page)"
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError as error:
@@ -77,7 +79,7 @@ def hub_file(benchmark: str, hub: str, name: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(hub, name, repo_type="dataset"))
     except Exception as error:  # the hub's clients raise errors of many kinds
         raise FileNotFoundError(
-            f"{benchmark}: cannot load {name} of {hub} ({error}); go online, or set NAMM_DATA to a folder that holds it"
+            f"{benchmark}: cannot load {name} of {hub} ({error}); go online, or give {OPTION} a folder that holds it"
         ) from error
 
 
@@ -135,7 +137,7 @@ def pick(
 ) -> T:
     """Item `index` of a task's split, from the start again after the last.
 
-    load: gives the items by split from the folder NAMM_DATA, or from the hub (None). ValueError for a split or index
+    load: gives the items by split from the user's folder, or from the hub (None). ValueError for a split or index
     that there is not, and if the split is empty.
     """
     generator(name, length, split, index)  # checks split and index

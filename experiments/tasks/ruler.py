@@ -1,9 +1,13 @@
 """RULER (arXiv 2404.06654): its 13 tasks with its settings, answer prefixes, generation lengths and metrics.
 
 Differences: wording of our own; the bundled text stands for Paul Graham's essays and made documents for SQuAD and
-HotpotQA (NAMM_DATA may hold those, see `ruler_qa`); haystacks are filled to the length instead of in coarse steps;
-shuffles are drawn anew for every sample, where the release repeats one. Below 1024 tokens, which RULER does not cover,
-no worked example is shown, generation is only as long as the answers need and UUIDs are cut to eight digits.
+HotpotQA (the data folder may hold those, see `ruler_qa`); haystacks are filled to the length, not in coarse steps;
+shuffles are drawn anew for every sample. Below 1024 tokens, which RULER does not cover, no worked example is shown,
+generation is only as long as the answers need and UUIDs are cut to eight digits.
+
+The release repeats one shuffle, so that answers of equally long lists always stand at the same places (`ruler_shuffle`
+says which). `ruler/cwe:released`, `ruler/fwe:released`, `ruler/qa_1:released` and `ruler/qa_2:released` have that order
+and the very words and documents of the tasks without the suffix, which alone count among RULER's 13.
 """
 
 from dataclasses import dataclass
@@ -100,4 +104,10 @@ RULER: tuple[Task, ...] = (
     FrequentWords(),
     QuestionAnswering(1),
     QuestionAnswering(2),
+)
+RELEASED: tuple[Task, ...] = (
+    CommonWords("released"),
+    FrequentWords("released"),
+    QuestionAnswering(1, "released"),
+    QuestionAnswering(2, "released"),
 )

@@ -1,6 +1,6 @@
 """RULER's question answering (arXiv 2404.06654, section 3.4): documents with the answer among others without.
 
-`ruler/qa_1` asks for one fact, `ruler/qa_2` for one that takes two documents. NAMM_DATA may hold `squad.json` and
+`ruler/qa_1` asks for one fact, `ruler/qa_2` for one that takes two documents. The data folder may hold `squad.json` and
 `hotpotqa.json` in their official form; without them documents are made up, about towns, rivers and people that do not
 exist, so that nothing can be known by heart.
 """
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.tasks.corpora import data_file
 from experiments.tasks.fitting import largest
+from experiments.tasks.ruler_shuffle import Shuffle, shuffle_name, shuffled
 from experiments.tasks.sample import Sample, Split, generator, held_in
 
 DOCUMENT_TOKENS = 25  # a document has more tokens than this
@@ -42,28 +43,29 @@ class QuestionAnswering:
     """Documents up to the length, in random order, about a question whose answer takes `documents` of them."""
 
     documents: Literal[1, 2]
+    shuffle: Shuffle = "sample"
 
     @property
     def name(self) -> str:
-        """`ruler/qa_1` or `ruler/qa_2`."""
-        return f"ruler/qa_{self.documents}"
+        """`ruler/qa_1` or `ruler/qa_2`, with its shuffle."""
+        return shuffle_name(f"ruler/qa_{self.documents}", self.shuffle)
 
     def make(self, tokenizer: PreTrainedTokenizerBase, length: int, split: Split, index: int) -> Sample:
         """Sample `index` of `split`; ValueError if `length` cannot hold the documents with the answer."""
-        rng = generator(self.name, length, split, index)
+        rng = generator(f"ruler/qa_{self.documents}", length, split, index)  # the same documents in either order
         most = length // DOCUMENT_TOKENS
         own = data_file("squad.json" if self.documents == 1 else "hotpotqa.json")
         if own:
             question = _from_corpus(own, rng, split, index, most)
         else:
             question = invent(rng, split, self.documents, most)
-        order = int(rng.integers(2**63))
+        seed = int(rng.integers(2**63))
         instruction = "Use the documents to answer the question. Give the answer alone, without any other words."
 
         def build(size: int) -> Sample:
             chosen = [*question.gold, *question.others[:size]]
-            shuffled = np.random.default_rng(order).permutation(len(chosen))
-            text = "\n\n".join(f"Document {i}:\n{chosen[which]}" for i, which in enumerate(shuffled, 1))
+            order = shuffled(len(chosen), self.shuffle, np.random.default_rng(seed))
+            text = "\n\n".join(f"Document {i}:\n{chosen[which]}" for i, which in enumerate(order, 1))
             return Sample(
                 task=self.name,
                 context=f"{instruction}\n\nThese are the documents.\n\n{text}\n\n",

@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from wonderwords import RandomWord
 
 from experiments.tasks.fitting import largest
+from experiments.tasks.ruler_shuffle import Shuffle, shuffle_name, shuffled
 from experiments.tasks.sample import Sample, Split, generator, held_in
 
+CWE, FWE = "ruler/cwe", "ruler/fwe"
 SHORTEST = 1024  # tokens from which on RULER's own settings fit
 COMMON = 10
 QUESTION = "Question: Which 10 words appear most often in the list above?"
@@ -35,19 +37,24 @@ def vocabulary() -> tuple[str, ...]:
 class CommonWords:
     """The ten words that a numbered list repeats most often; the splits ask for different words."""
 
-    name: str = "ruler/cwe"
+    shuffle: Shuffle = "sample"
+
+    @property
+    def name(self) -> str:
+        """`ruler/cwe`, with its shuffle."""
+        return shuffle_name(CWE, self.shuffle)
 
     def make(self, tokenizer: PreTrainedTokenizerBase, length: int, split: Split, index: int) -> Sample:
         """Sample `index` of `split`; ValueError if `length` cannot hold the common words."""
-        rng = generator(self.name, length, split, index)
+        rng = generator(CWE, length, split, index)  # the same words in either order
         short = is_short(length)
         common, rare = draw_words(rng, split, length // 3)
         often, seldom = (30, 3) if length >= 4096 else (2, 1) if short else (6, 1)
-        example = "" if short else _example(rng, split, length)
-        order = int(rng.integers(2**63))
+        example = "" if short else self._example(rng, split, length)
+        seed = int(rng.integers(2**63))
 
         def build(size: int) -> Sample:
-            listed = numbered(common, rare[:size], often, seldom, np.random.default_rng(order))
+            listed = self._numbered(common, rare[:size], often, seldom, np.random.default_rng(seed))
             instruction, question, prefix = _ask(listed)
             return Sample(
                 task=self.name,
@@ -62,6 +69,19 @@ class CommonWords:
 
         return largest(tokenizer, length, build, 0, len(rare))
 
+    def _numbered(
+        self, common: Sequence[str], rare: Sequence[str], often: int, seldom: int, rng: np.random.Generator
+    ) -> str:
+        """All repetitions of all words, shuffled and numbered."""
+        words = [*common] * often + [*rare] * seldom
+        return enumerated([words[i] for i in shuffled(len(words), self.shuffle, rng)])
+
+    def _example(self, rng: np.random.Generator, split: Split, length: int) -> str:
+        size, often, seldom = (40, 10, 3) if length >= 4096 else (20, 3, 1)
+        common, rare = draw_words(rng, split, size - COMMON)
+        instruction, question, prefix = _ask(self._numbered(common, rare, often, seldom, rng))
+        return f"{instruction}{question}\n{prefix} {enumerated(common)}\n\n"
+
 
 @dataclass(frozen=True)
 class FrequentWords:
@@ -70,19 +90,24 @@ class FrequentWords:
     Rank 1 is dots, which do not count. Words are random, so that no two prompts share any.
     """
 
-    name: str = "ruler/fwe"
+    shuffle: Shuffle = "sample"
+
+    @property
+    def name(self) -> str:
+        """`ruler/fwe`, with its shuffle."""
+        return shuffle_name(FWE, self.shuffle)
 
     def make(self, tokenizer: PreTrainedTokenizerBase, length: int, split: Split, index: int) -> Sample:
         """Sample `index` of `split`; ValueError if `length` cannot hold the three words."""
-        rng = generator(self.name, length, split, index)
+        rng = generator(FWE, length, split, index)  # the same words in either order
         size = max(4, (length - 50) // 50)
         letters = list(string.ascii_lowercase)
         words = ["....", *("".join(rng.choice(letters, 6)) for _ in range(size - 1))]
-        order = int(rng.integers(2**63))
+        seed = int(rng.integers(2**63))
 
         def build(total: int) -> Sample:
             coded = np.repeat(words, zipf_counts(total, size))
-            text = " ".join(np.random.default_rng(order).permutation(coded))
+            text = " ".join(coded[shuffled(len(coded), self.shuffle, np.random.default_rng(seed))])
             return Sample(
                 task=self.name,
                 context=f"Read this coded text and count how often every coded word appears in it. {text}\n",
@@ -118,19 +143,6 @@ def draw_words(rng: np.random.Generator, split: Split, rare: int) -> tuple[list[
 def enumerated(words: Sequence[str]) -> str:
     """`1. first 2. second ...`."""
     return " ".join(f"{number}. {word}" for number, word in enumerate(words, 1))
-
-
-def numbered(common: Sequence[str], rare: Sequence[str], often: int, seldom: int, rng: np.random.Generator) -> str:
-    """All repetitions of all words, shuffled and numbered."""
-    words = [*common] * often + [*rare] * seldom
-    return enumerated([words[i] for i in rng.permutation(len(words))])
-
-
-def _example(rng: np.random.Generator, split: Split, length: int) -> str:
-    size, often, seldom = (40, 10, 3) if length >= 4096 else (20, 3, 1)
-    common, rare = draw_words(rng, split, size - COMMON)
-    instruction, question, prefix = _ask(numbered(common, rare, often, seldom, rng))
-    return f"{instruction}{question}\n{prefix} {enumerated(common)}\n\n"
 
 
 def _ask(listed: str) -> tuple[str, str, str]:

@@ -85,7 +85,7 @@ def test_damaged_files(change: dict, message: str, tmp_path: Path):
 
 
 def test_missing_data(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"data\.json: not found; NAMM_DATA must hold LongBench v2's"):
+    with pytest.raises(FileNotFoundError, match=r"data\.json: not found; the folder of --data-dir or NAMM_DATA"):
         load(str(tmp_path))
     (tmp_path / "data.json").write_text("{}")
     with pytest.raises(ValueError, match="got dict, expected a list"):

@@ -15,6 +15,7 @@ from experiments.tasks.encoding import prompt_length
 from experiments.tasks.fitting import largest
 from experiments.tasks.ruler import RULER
 from experiments.tasks.ruler_qa import invent
+from experiments.tasks.ruler_shuffle import shuffled
 from experiments.tasks.ruler_words import draw_words, zipf_counts
 from experiments.tasks.sample import Sample, Split, Task, held_in
 from tests.experiments.test_tasks import SPLITS, byte_tokenizer
@@ -90,6 +91,52 @@ def test_common_words(length: int, often: int, seldom: int, tokenizer: PreTraine
     assert {word for word, n in counts.items() if n == often} == set(sample.answers)
     assert all(n in (often, seldom) for n in counts.values()) and all(held_in(word, "test") for word in sample.answers)
     assert sample.context.count("numbered list") == (1 if length < 1024 else 2)
+
+
+def test_the_released_shuffle():
+    """Which item stands at each place after `random.Random(42).shuffle` of ten, from Python's own generator."""
+    rng = np.random.default_rng(SEED)
+    for _ in range(2):
+        assert shuffled(10, "released", rng).tolist() == [7, 3, 2, 8, 5, 6, 9, 4, 0, 1]
+    assert rng.bit_generator.state == np.random.default_rng(SEED).bit_generator.state
+    assert shuffled(200, "sample", rng).tolist() != shuffled(200, "sample", rng).tolist()
+
+
+def released_places(count: int, items: int) -> list[int]:
+    """Where the first items of `count` stand in the release."""
+    order = shuffled(count, "released", np.random.default_rng()).tolist()
+    return [order.index(item) for item in range(items)]
+
+
+@pytest.mark.parametrize("index", [SEED, SEED + 1])
+def test_released_words(index: int, tokenizer: PreTrainedTokenizerFast):
+    for length, often in ((512, 2), (2048, 6), (6000, 30)):
+        fresh, sample = (load_task(f"ruler/cwe{x}").make(tokenizer, length, "test", index) for x in ("", ":released"))
+        assert sample.task == "ruler/cwe:released" and sample.answers == fresh.answers
+        assert sample.context != fresh.context
+        for part, text in enumerate(sample.context.strip().split("Memorise those.\n")[1:]):
+            listed = [word.split()[0] for word in re.split(r"(?:^| )\d+\. ", text.split("\n")[0])[1:]]
+            example = length > 1000 and part == 0
+            times, common = (10 if length > 4000 else 3, None) if example else (often, sample.answers)
+            found = [listed[place] for place in released_places(len(listed), 10 * times)]
+            assert found == list(common or found[:10]) * times and listed.count(found[0]) == times
+    sample = load_task("ruler/fwe:released").make(tokenizer, 2048, "test", index)
+    coded = sample.context.split("in it. ")[1].split()
+    counts = zipf_counts(sum(1 for _ in coded), 10)  # a lower bound: rounding down loses words
+    found = [coded[place] for place in released_places(len(coded), sum(counts[:3]))]
+    assert list(dict.fromkeys(found)) == ["....", *sample.answers[:2]]
+    assert sample.answers == load_task("ruler/fwe").make(tokenizer, 2048, "test", index).answers
+
+
+@pytest.mark.parametrize("documents", [1, 2])
+def test_released_documents(documents: int, tokenizer: PreTrainedTokenizerFast):
+    for index in range(SEED, SEED + 3):
+        sample = load_task(f"ruler/qa_{documents}:released").make(tokenizer, 2048, "test", index)
+        listed = re.split(r"Document \d+:\n", sample.context)[1:]
+        place = released_places(len(listed), 1)[0]
+        assert [i for i, text in enumerate(listed) if sample.answers[0] in text] == [place]
+        fresh = load_task(f"ruler/qa_{documents}").make(tokenizer, 2048, "test", index)
+        assert (fresh.question, fresh.answers) == (sample.question, sample.answers) and fresh.context != sample.context
 
 
 def test_words_do_not_run_out():

@@ -56,8 +56,7 @@ class Case:
         bare = stream._replace(state=PolicyState({}, {}))
         call = (PLAIN, self.params, NO_PARAMETERS, bare, self.question, self.question_length)
         scored = LIKELIHOOD(*call, self.target, self.target_length, self.budget, schedule=self.schedule)
-        limits = jnp.full(2, STEPS)
-        tokens = GENERATE(*call, self.budget, limits, schedule=self.schedule, steps=STEPS, eos=SPEC.eos_ids)
+        tokens = GENERATE(*call, self.budget, schedule=self.schedule, steps=STEPS, eos=SPEC.eos_ids)
         return np.asarray(scored.log_probability), np.asarray(tokens)
 
 
@@ -205,7 +204,7 @@ def test_updates_go_on_while_decoding() -> None:
     case = Case(memory, seed=10, lengths=(40, 40))
     run = partial(generate, case.engine, schedule=case.schedule, steps=40, eos=())
     arguments = (case.params, case.memory, case.prefill(), case.question, case.question_length, case.budget)
-    tokens = np.asarray(jax.jit(run)(*arguments, limits=jnp.full(2, 40)))[0]
+    tokens = np.asarray(jax.jit(run)(*arguments))[0]
     asked = int(case.question_length[0])
     text = [*map(int, case.context[0, :40]), *map(int, case.question[0, :asked]), *map(int, tokens)]
     host = TokenByToken(case.params, SPEC)
