@@ -13,6 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from experiments.figures import draw_depths, draw_heads, draw_scores
+from experiments.leaderboard import write_leaderboard
+from experiments.published.matching import comparisons
 from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
 from experiments.report import signed, size, tasks_side_by_side
 from experiments.summary import WHOLE, LengthRow, Summary, TaskRow, Verdict, by_length, by_task
@@ -26,6 +28,7 @@ LABEL_GAP = 15.0  # so that names do not overlap
 def write_report(folder: Path) -> Path:
     """Write report.html, scores.png, heads.png and depths.png (where answers have one) beside the records.
 
+    Where all tasks of RULER were asked, the folder kvpress too (see `experiments.leaderboard`).
     FileNotFoundError where the folder holds no finished comparison.
     """
     table, verdicts = read_table(folder), read_verdicts(folder)
@@ -34,6 +37,7 @@ def write_report(folder: Path) -> Path:
     draw_heads(shares, folder / "heads.png")
     if grids:
         draw_depths(grids, folder / "depths.png")
+    write_leaderboard(verdicts, _settings(folder)["host"], folder)
     path = folder / "report.html"
     path.write_text(_render(folder, table, verdicts, shares, grids), encoding="utf-8")
     return path
@@ -61,6 +65,7 @@ def _render(
         reference=table[0].memory,
         tasks=_task_table(tasks),
         lengths=_length_table(by_length(tasks)),
+        comparisons=comparisons(tasks, table[0].memory),
         plot=PLOT,
         scatters=list(_scatters(table)),
         uneven=[(entry, *setting, share) for (setting, entry), share in uneven.items()],
@@ -117,17 +122,21 @@ def marks(trace: Trace) -> Iterator[tuple[int, int]]:
 
 
 def _facts(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """Settings worth a line, from an evaluation's or a run's own file."""
-    run = folder / "run.json"
-    settings = json.loads((folder / SETTINGS if not run.is_file() else run).read_text(encoding="utf-8"))
+    """Settings worth a line."""
     questions = sorted({v.question for v in verdicts})
     return {
-        "host": settings["host"],
+        "host": _settings(folder)["host"],
         "tasks": ", ".join(dict.fromkeys(v.task for v in verdicts)),
         "split": ", ".join(dict.fromkeys(v.split for v in verdicts)),
         "budget": ", ".join(dict.fromkeys(v.budget for v in verdicts)),
         "question": " and ".join(f"{q} {'from' if q == 'hidden' else 'to'} the memory" for q in questions),
     }
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """An evaluation's or a run's own file."""
+    run = folder / "run.json"
+    return json.loads((folder / SETTINGS if not run.is_file() else run).read_text(encoding="utf-8"))
 
 
 def _by_setting(table: Sequence[Summary]) -> dict[Setting, list[Summary]]:
