@@ -16,6 +16,7 @@ from experiments.prompts import Budget, PromptSource, budget_label
 from experiments.summary import WHOLE, Summary, Verdict, summarise
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch, Encoded
+from experiments.tasks.facts import facts, places
 from experiments.trace import ORIGIN, Trace, Traced, kept_bits, pack, token_texts
 from hosts.llama import Params
 from hosts.rollout import Schedule, answer_layout, generate, prefill, record, settled
@@ -274,6 +275,7 @@ class Evaluator:
             tokens=token_texts(host.tokenizer, prompt.context.tolist()),
             question=str(host.tokenizer.decode(prompt.question.tolist())),
             answers=sample.answers,
+            facts=facts(sample),
             shape=(host.spec.layers, host.spec.kv_heads),
             kept=kept,
         )
@@ -284,10 +286,10 @@ class Evaluator:
 
 
 def answer_depth(prompt: Encoded) -> float | None:
-    """Where in the context its only answer begins (0 to 1); None for several answers, a letter or an absent one."""
-    context, answers = prompt.sample.context, prompt.sample.answers
-    place = context.find(answers[0]) if len(answers) == 1 and prompt.sample.metric != "choice" else -1
-    return place / len(context) if place >= 0 else None
+    """Where in the context its only answer begins (0 to 1); None for several answers, a label or an absent one."""
+    context, answers = prompt.sample.context, facts(prompt.sample)
+    place = next(places(context, answers[0]), None) if len(answers) == 1 else None
+    return None if place is None else place / len(context)
 
 
 def token_bytes(memories: Sequence[Memory], host: Host) -> dict[str, tuple[int, int]]:

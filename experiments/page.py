@@ -16,8 +16,10 @@ from experiments.figures import draw_depths, draw_heads, draw_scores
 from experiments.leaderboard import write_leaderboard
 from experiments.published.matching import comparisons
 from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
+from experiments.references import TITLE, read_references
 from experiments.report import signed, size, tasks_side_by_side
 from experiments.summary import WHOLE, LengthRow, Summary, TaskRow, Verdict, by_length, by_task
+from experiments.tasks.facts import places
 from experiments.trace import Trace
 from experiments.views import DepthGrid, Setting, depth_grids, head_shares
 
@@ -65,6 +67,8 @@ def _render(
         reference=table[0].memory,
         tasks=_task_table(tasks),
         lengths=_length_table(by_length(tasks)),
+        references=read_references(folder),
+        references_title=TITLE,
         comparisons=comparisons(tasks, table[0].memory),
         plot=PLOT,
         scatters=list(_scatters(table)),
@@ -110,15 +114,13 @@ def embed(value: Any) -> str:
 
 
 def marks(trace: Trace) -> Iterator[tuple[int, int]]:
-    """First and last token (exclusive) of every place where an answer stands."""
+    """First and last token (exclusive) of every place where an answer stands as a fact."""
     text = "".join(trace.tokens)
     ends = np.cumsum([len(token) for token in trace.tokens])
-    for answer in trace.answers:
-        begin = text.find(answer)
-        while begin >= 0:
+    for answer in trace.facts:
+        for begin in places(text, answer):
             last = int(np.searchsorted(ends, begin + len(answer) - 1, side="right"))
             yield int(np.searchsorted(ends, begin, side="right")), last + 1
-            begin = text.find(answer, begin + len(answer))
 
 
 def _facts(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, str]:

@@ -68,8 +68,8 @@ def _without_places(state: PolicyState) -> PolicyState:
 class Trace:
     """A prompt's context token by token, and which of them every entry kept.
 
-    shape: layers and KV heads. kept: per memory and budget, `pack`ed bits [layer, head, token]; the full cache is left
-    out.
+    facts: answers that mean something where they stand in the context. shape: layers and KV heads. kept: per memory and
+    budget, `pack`ed bits [layer, head, token]; the full cache is left out.
     """
 
     task: str
@@ -79,6 +79,7 @@ class Trace:
     tokens: tuple[str, ...]
     question: str
     answers: tuple[str, ...]
+    facts: tuple[str, ...]
     shape: tuple[int, int]
     kept: Mapping[str, str]
 

@@ -11,6 +11,7 @@ from experiments.page import embed, marks, spread, write_report
 from experiments.records import write_records
 from experiments.report import write_tables
 from experiments.summary import Verdict, summarise
+from experiments.tasks.facts import places
 from experiments.trace import Trace, pack, unpack
 
 VOID = {"meta", "link", "img", "br"}
@@ -65,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
                 )
             )  # fmt: skip
         del kept["keep-all full"]
-        traces.append(Trace(task, "streaming", length, index, TOKENS, "<i>?", ("42",), (3, 2), kept))
+        traces.append(Trace(task, "streaming", length, index, TOKENS, "<i>?", ("42", "A"), ("42",), (3, 2), kept))
     write_records(tmp_path, verdicts, traces)
     (tmp_path / "evaluate.json").write_text(json.dumps({"host": "h", "budget": 0.5}))
     sizes = {"evolved <b>": (1000, 90), "even": (1000, 0), "keep-all": (1000, 0)}
@@ -86,6 +87,7 @@ def test_page(folder: Path) -> None:
     assert tags.count("circle") == 4 * 2  # entries, lengths
     assert sum(attributes.get("class") == "heads" for _, attributes in page.seen) == 2  # the uneven one at both lengths
     assert sum(attributes.get("class") == "depths" for _, attributes in page.seen) == 4
+    assert "references" not in page.texts and "published" not in page.texts  # neither game nor benchmark
     assert "wAvg inc" in page.texts["lengths"] and "mean" in page.texts["tasks"]
     wanted = set(page.texts) | {attributes.get("id") for _, attributes in page.seen}
     assert {"prompt", "memory", "layer", "head", "map", "words", "cells", "tokens", "answer"} <= wanted
@@ -124,8 +126,9 @@ def test_old_or_missing_records_are_errors(folder: Path, tmp_path_factory: pytes
 
 def test_small_parts() -> None:
     assert json.loads(embed("</script>\u2028<!--")) == "</script>\u2028<!--" and "<" not in embed("</script>")
-    trace = Trace("t", "m", 1, 0, ("a", "bc", "d", "bc"), "", ("cd", "z"), (1, 1), {})
-    assert list(marks(trace)) == [(1, 3)]
+    trace = Trace("t", "m", 1, 0, ("a ", "b", "c ", "d", " bcd bc"), "", ("z",), ("bc", "z", ""), (1, 1), {})
+    assert list(marks(trace)) == [(1, 3), (4, 5)]
+    assert list(places("14.2 4.2 é4.2é 4.24", "4.2")) == [5, 10] and list(places("東京の", "京")) == [1]
     heights = np.sort(np.random.default_rng().random(18) * 280).tolist()
     placed = spread(heights, 15.0, 12.0)
     assert min(np.diff(placed)) >= 15 - 1e-9 and min(placed) >= 12 - 1e-9
