@@ -18,12 +18,12 @@ from experiments.published.matching import comparisons
 from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
 from experiments.references import TITLE, read_references
 from experiments.report import signed, size, tasks_side_by_side
-from experiments.summary import WHOLE, LengthRow, Summary, TaskRow, Verdict, by_length, by_task
+from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
 from experiments.tasks.facts import places
 from experiments.trace import Trace
 from experiments.views import DepthGrid, Setting, depth_grids, head_shares
 
-PLOT = {"left": 34.0, "top": 12.0, "width": 190.0, "height": 280.0, "labels": 240.0}  # of the scatter, in SVG units
+PLOT = {"left": 34.0, "top": 12.0, "width": 160.0, "height": 280.0, "labels": 210.0}  # of the scatter, in SVG units
 LABEL_GAP = 15.0  # so that names do not overlap
 
 
@@ -167,7 +167,7 @@ def _length_table(rows: Sequence[LengthRow]) -> dict[str, Any] | None:
 
 
 def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
-    """Points, ticks and labels of score against bytes; one figure a mode and length."""
+    """Ticks, and a line with its points and label a memory, of score against bytes; one figure a mode and length."""
     for (mode, length), rows in _by_setting(table).items():
         taken = [s.cache_bytes + s.state_bytes for s in rows]
         low, high = math.log2(max(min(taken), 1)) - 0.5, math.log2(max(*taken, 1)) + 0.5
@@ -177,16 +177,18 @@ def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
         def place(bits: float) -> float:
             return PLOT["left"] + PLOT["width"] * (bits - low) / (high - low)  # noqa: B023 (used at once)
 
-        one = len({s.budget for s in rows} - {WHOLE}) == 1
-        names = [s.memory if one or s.budget == WHOLE else f"{s.memory} {s.budget}" for s in rows]
-        heights = [PLOT["top"] + PLOT["height"] * (1 - s.score) for s in rows]
-        labels = spread(heights, LABEL_GAP, PLOT["top"])
+        points: dict[str, list[dict[str, Any]]] = {}
+        for s in sorted(rows, key=lambda s: s.cache_bytes + s.state_bytes):
+            b, y = s.cache_bytes + s.state_bytes, PLOT["top"] + PLOT["height"] * (1 - s.score)
+            points.setdefault(s.memory, []).append({"x": place(math.log2(max(b, 1))), "y": y, "row": s, "bytes": b})
+        lines = sorted(points.items(), key=lambda line: line[1][-1]["y"])
+        labels = spread([line[-1]["y"] for _, line in lines], LABEL_GAP, PLOT["top"])
         yield {
             "title": f"{mode}, {length} tokens",
             "ticks": [(place(float(tick)), _round_size(tick)) for tick in ticks],
-            "points": [
-                {"x": place(math.log2(max(b, 1))), "y": y, "label": at, "row": s, "name": name, "bytes": b}
-                for s, name, b, y, at in zip(rows, names, taken, heights, labels, strict=True)
+            "lines": [
+                {"name": name, "points": line, "label": at}
+                for (name, line), at in zip(lines, labels, strict=True)
             ],
             "height": max(PLOT["top"] + PLOT["height"], labels[-1]) + 40,
         }

@@ -84,7 +84,7 @@ def test_page(folder: Path) -> None:
     assert "http" not in text and "url(" not in text and "@import" not in text
     assert "<b>" not in text and "evolved <b>" in page.texts["scores"] and "50%" in page.texts["scores"]
     tags = [tag for tag, _ in page.seen]
-    assert tags.count("circle") == 4 * 2  # entries, lengths
+    assert tags.count("circle") == 4 * 2 and tags.count("polyline") == 3 * 2  # entries, memories; lengths
     assert sum(attributes.get("class") == "heads" for _, attributes in page.seen) == 2  # the uneven one at both lengths
     assert sum(attributes.get("class") == "depths" for _, attributes in page.seen) == 4
     assert "references" not in page.texts and "published" not in page.texts  # neither game nor benchmark
