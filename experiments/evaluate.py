@@ -17,7 +17,7 @@ from experiments.summary import WHOLE, Summary, Verdict, summarise
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch, Encoded
 from experiments.tasks.facts import facts, places
-from experiments.trace import ORIGIN, Trace, Traced, kept_bits, pack, token_texts
+from experiments.trace import HELD, ORIGIN, Trace, Traced, kept_bits, pack, pack_counts, token_texts
 from hosts.llama import Params
 from hosts.rollout import Schedule, answer_layout, generate, prefill, record, settled
 from hosts.stream import Engine, Stream, compress, make_engine, tile_rows, unwatched
@@ -35,10 +35,11 @@ ROWS = 32  # answers decoded at once where the memory has no say any more: the w
 
 
 class Places(NamedTuple):
-    """What stayed of contexts: tokens per layer and head, and which (see `Traced`)."""
+    """What stayed of contexts: tokens per layer and head, which, and how many after earlier updates (see `Traced`)."""
 
     held: Int[Array, "layer prompt head"]
     origin: Int[Array, "layer prompt head slot"]
+    before: Int[Array, "layer prompt head update"]
 
 
 class Entry(NamedTuple):
@@ -88,7 +89,7 @@ def _prefill(
 
 
 def _places(stream: Stream) -> Places:
-    return Places(jnp.sum(stream.cache.valid, axis=-1), stream.state.slots[ORIGIN])
+    return Places(jnp.sum(stream.cache.valid, axis=-1), stream.state.slots[ORIGIN], stream.state.running[HELD])
 
 
 @partial(jax.jit, static_argnums=(0, 7, 8))
@@ -128,7 +129,8 @@ class Evaluator:
         self.entries: list[Entry] = []
         for memory in self.memories:
             engine = make_engine(spec, memory.policy, memory.selection, length)
-            engine = replace(engine, policy=Traced(engine.policy))
+            history = -(-length // memory.interval) if self.use.mode == "streaming" else 0
+            engine = replace(engine, policy=Traced(engine.policy, history))
             if memory.policy.name == FULL:
                 self.entries.append(Entry(memory, engine, self.use, WHOLE))
                 continue
@@ -155,14 +157,18 @@ class Evaluator:
             prompts = [self.source.prompt(split, index) for index in filled]
             limits = jnp.array([prompt.sample.max_new_tokens for prompt in prompts])
             kept: list[dict[str, str]] = [{} for index in part if index < trace]
+            over: list[dict[str, str]] = [{} for _ in kept]
             verdicts: list[Verdict] = []
             for answered in answers(self.source.batch(split, filled), limits):
                 verdicts += (found := self._verdicts(split, part, prompts, answered))
                 if kept and answered.entry.budget != WHOLE:
                     origin = np.asarray(answered.places.origin)
                     for row, bits in enumerate(kept):
-                        bits[found[row].entry] = pack(kept_bits(origin[:, row], len(prompts[row].context)))
-            traces = [self._trace(*one) for one in zip(part, prompts, kept, strict=False)]
+                        tokens, name = len(prompts[row].context), found[row].entry
+                        bits[name] = pack(kept_bits(origin[:, row], tokens))
+                        if self.use.mode == "streaming":
+                            over[row][name] = _over_time(answered, row, tokens)
+            traces = [self._trace(*one) for one in zip(part, prompts, kept, over, strict=False)]
             yield Finished(verdicts, traces)
 
     def _recorded(self, prompt: Batch, limits: Array) -> Iterator[Answered]:
@@ -265,7 +271,7 @@ class Evaluator:
             verdicts.append(verdict)
         return verdicts
 
-    def _trace(self, index: int, prompt: Encoded, kept: dict[str, str]) -> Trace:
+    def _trace(self, index: int, prompt: Encoded, kept: dict[str, str], over: dict[str, str]) -> Trace:
         host, sample = self.source.host, prompt.sample
         return Trace(
             task=sample.task,
@@ -278,11 +284,20 @@ class Evaluator:
             facts=facts(sample),
             shape=(host.spec.layers, host.spec.kv_heads),
             kept=kept,
+            over=over,
         )
 
     def summary(self, verdicts: Sequence[Verdict], reference: str) -> list[Summary]:
         """One row an entry, in the given order; differences are paired by prompt (see `Summary`)."""
         return summarise(verdicts, self.bytes, reference)
+
+
+def _over_time(answered: Answered, row: int, tokens: int) -> str:
+    """Tokens read and held after every update of a context (see `pack_counts`)."""
+    interval = answered.entry.memory.interval
+    read = np.minimum(interval * np.arange(1, -(-tokens // interval) + 1), tokens)
+    before, last = (np.asarray(part[:, row]) for part in (answered.places.before, answered.places.held))
+    return pack_counts(read, np.concatenate([before[..., : len(read) - 1], last[..., None]], axis=2))
 
 
 def answer_depth(prompt: Encoded) -> float | None:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,36 +11,36 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from experiments.figures import draw_depths, draw_heads, draw_scores
+from experiments.figures import draw_depths, draw_heads, draw_scores, draw_times
 from experiments.leaderboard import write_leaderboard
 from experiments.published.matching import comparisons
 from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
 from experiments.references import TITLE, read_references
 from experiments.report import signed, size, tasks_side_by_side
+from experiments.scatter import PLOT, by_setting, scatters
 from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
 from experiments.tasks.facts import places
 from experiments.trace import Trace
 from experiments.views import DepthGrid, Setting, depth_grids, head_shares
 
-PLOT = {"left": 34.0, "top": 12.0, "width": 160.0, "height": 280.0, "labels": 210.0}  # of the scatter, in SVG units
-LABEL_GAP = 15.0  # so that names do not overlap
-
 
 def write_report(folder: Path) -> Path:
-    """Write report.html, scores.png, heads.png and depths.png (where answers have one) beside the records.
+    """Write report.html and scores.png, heads.png, depths.png, times.png (where there is something) beside the records.
 
     Where all tasks of RULER were asked, the folder kvpress too (see `experiments.leaderboard`).
     FileNotFoundError where the folder holds no finished comparison.
     """
-    table, verdicts = read_table(folder), read_verdicts(folder)
+    table, verdicts, traces = read_table(folder), read_verdicts(folder), read_traces(folder)
     draw_scores(table, folder / "scores.png")
     shares, grids = head_shares(verdicts), depth_grids(verdicts)
     draw_heads(shares, folder / "heads.png")
     if grids:
         draw_depths(grids, folder / "depths.png")
+    if live := [trace for trace in traces if trace.over]:
+        draw_times(live[0], folder / "times.png")
     write_leaderboard(verdicts, _settings(folder)["host"], folder)
     path = folder / "report.html"
-    path.write_text(_render(folder, table, verdicts, shares, grids), encoding="utf-8")
+    path.write_text(_render(folder, table, verdicts, traces, shares, grids), encoding="utf-8")
     return path
 
 
@@ -49,10 +48,10 @@ def _render(
     folder: Path,
     table: Sequence[Summary],
     verdicts: Sequence[Verdict],
+    traces: Sequence[Trace],
     shares: Mapping[tuple[Setting, str], np.ndarray],
     grids: Sequence[DepthGrid],
 ) -> str:
-    traces = read_traces(folder)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"size": size, "percent": lambda x: f"{x:.1%}"}
     environment.globals["signed"] = signed
@@ -63,7 +62,7 @@ def _render(
     return environment.from_string((part / "report.html").read_text(encoding="utf-8")).render(
         title=folder.resolve().name,
         facts=_facts(folder, verdicts),
-        table=_by_setting(table),
+        table=by_setting(table),
         reference=table[0].memory,
         tasks=_task_table(tasks),
         lengths=_length_table(by_length(tasks)),
@@ -71,7 +70,7 @@ def _render(
         references_title=TITLE,
         comparisons=comparisons(tasks, table[0].memory),
         plot=PLOT,
-        scatters=list(_scatters(table)),
+        scatters=list(scatters(by_setting(table))),
         uneven=[(entry, *setting, share) for (setting, entry), share in uneven.items()],
         even=_alike({key: share for key, share in shares.items() if key not in uneven}),
         top=max((float(share.max()) for share in uneven.values()), default=1.0),
@@ -99,7 +98,14 @@ def token_data(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> list[dic
                 "answers": trace.answers,
                 "marks": list(marks(trace)),
                 "memories": [
-                    {"name": name, "bits": trace.kept[name], "score": v.score, "answer": v.prediction, "kept": v.kept}
+                    {
+                        "name": name,
+                        "bits": trace.kept[name],
+                        "over": trace.over.get(name),
+                        "score": v.score,
+                        "answer": v.prediction,
+                        "kept": v.kept,
+                    }
                     for name, v in own.items()
                 ],
             }
@@ -141,13 +147,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     return json.loads((folder / SETTINGS if not run.is_file() else run).read_text(encoding="utf-8"))
 
 
-def _by_setting(table: Sequence[Summary]) -> dict[Setting, list[Summary]]:
-    """Rows of every mode and length, best first."""
-    settings = dict.fromkeys((s.mode, s.length) for s in table)
-    best = sorted(table, key=lambda s: -s.score)
-    return {setting: [s for s in best if (s.mode, s.length) == setting] for setting in settings}
-
-
 def _alike(shares: Mapping[tuple[Setting, str], np.ndarray]) -> dict[tuple[str, int, str], list[str]]:
     """Entries whose heads all keep the same share, by mode, length and that share."""
     groups: dict[tuple[str, int, str], list[str]] = {}
@@ -164,46 +163,3 @@ def _task_table(rows: Sequence[TaskRow]) -> dict[str, Any] | None:
 def _length_table(rows: Sequence[LengthRow]) -> dict[str, Any] | None:
     lengths = sorted({length for row in rows for length, _ in row.scores})
     return {"lengths": lengths, "rows": sorted(rows, key=lambda r: -r.mean)} if len(lengths) > 1 else None
-
-
-def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
-    """Ticks, and a line with its points and label a memory, of score against bytes; one figure a mode and length."""
-    for (mode, length), rows in _by_setting(table).items():
-        taken = [s.cache_bytes + s.state_bytes for s in rows]
-        low, high = math.log2(max(min(taken), 1)) - 0.5, math.log2(max(*taken, 1)) + 0.5
-        step = max(1, math.ceil((high - low) / 3))
-        ticks = range(math.ceil(low), math.floor(high) + 1, step)
-
-        def place(bits: float) -> float:
-            return PLOT["left"] + PLOT["width"] * (bits - low) / (high - low)  # noqa: B023 (used at once)
-
-        points: dict[str, list[dict[str, Any]]] = {}
-        for s in sorted(rows, key=lambda s: s.cache_bytes + s.state_bytes):
-            b, y = s.cache_bytes + s.state_bytes, PLOT["top"] + PLOT["height"] * (1 - s.score)
-            points.setdefault(s.memory, []).append({"x": place(math.log2(max(b, 1))), "y": y, "row": s, "bytes": b})
-        lines = sorted(points.items(), key=lambda line: line[1][-1]["y"])
-        labels = spread([line[-1]["y"] for _, line in lines], LABEL_GAP, PLOT["top"])
-        yield {
-            "title": f"{mode}, {length} tokens",
-            "ticks": [(place(float(tick)), _round_size(tick)) for tick in ticks],
-            "lines": [
-                {"name": name, "points": line, "label": at}
-                for (name, line), at in zip(lines, labels, strict=True)
-            ],
-            "height": max(PLOT["top"] + PLOT["height"], labels[-1]) + 40,
-        }
-
-
-def _round_size(bits: int) -> str:
-    return f"{2 ** (bits - 20)} MiB" if bits >= 20 else f"{2 ** (bits - 10):g} KiB"
-
-
-def spread(heights: Sequence[float], gap: float, top: float) -> list[float]:
-    """Ascending heights moved apart to at least `gap`, upwards where that leaves room below `top`."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + gap if placed else top))
-    limit = max(heights[-1], top + gap * (len(heights) - 1))
-    for i in range(len(placed) - 1, -1, -1):
-        placed[i] = min(placed[i], limit - gap * (len(placed) - 1 - i))
-    return placed
