@@ -2,7 +2,7 @@
 (() => {
   const at = (id) => document.getElementById(id);
   const prompts = JSON.parse(at("data").textContent);
-  let prompt, memory, bits, counts, chosen = 0;
+  let prompt, memory, bits, counts, chosen = 0, pointer = [];
 
   const unpack = async (packed) => {
     const raw = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
@@ -130,13 +130,18 @@
     box.scrollTop = element.offsetTop - box.offsetTop - box.clientHeight / 2;
   };
   const point = (event) => {
-    if (bits && event.target.parentNode === at("tokens")) choose([...at("tokens").children].indexOf(event.target));
+    const [x, y] = pointer;
+    pointer = [event.clientX, event.clientY];
+    if (event.type === "pointermove" && event.clientX === x && event.clientY === y) return; // the text moved beneath it
+    const spans = at("tokens").children;
+    if (bits && event.target.parentNode === at("tokens") && event.target !== spans[chosen])
+      choose([...spans].indexOf(event.target));
   };
   at("prompt").addEventListener("change", showPrompt);
   at("memory").addEventListener("change", showMemory);
   at("layer").addEventListener("change", paint);
   at("head").addEventListener("change", paint);
-  at("tokens").addEventListener("pointerover", point);
+  at("tokens").addEventListener("pointermove", point);
   at("tokens").addEventListener("click", point);
   at("tokens").addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
