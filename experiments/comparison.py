@@ -15,6 +15,7 @@ from experiments.evaluate import Equal, Evaluator, OtherEngine
 from experiments.objective import FULL, UseConfig
 from experiments.prompts import Budget, PromptSource, TaskMix
 from experiments.records import TABLE, Records, check_settings, digest, memory_contents, read_table, read_verdicts
+from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
 from experiments.summary import Summary
@@ -88,6 +89,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     if (folder / TABLE).is_file():
         console.print(f"{folder} holds this evaluation, finished")
         print_tables(console, table := read_table(folder), read_verdicts(folder))
+        print_references(console, folder)
         return table
     use = UseConfig(config.mode, config.budget[0], config.capacity, config.chunk)
     host = load_host(config.host, dtype=jnp.dtype(config.dtype))
@@ -108,7 +110,9 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
                 records.append(*finished)
                 bar.advance(task, len(finished.verdicts) // entries)
     table = evaluators[0].summary(records.verdicts, memories[0].name)
+    write_references(folder, sources, config.split, config.prompts)
     print_tables(console, table, records.verdicts)
+    print_references(console, folder)
     write_tables(table, records.verdicts, folder)
     console.print(f"Records are in {folder}; `namm report {folder}` makes a page of them")
     return table

@@ -16,7 +16,8 @@ from experiments.prompts import Budget, PromptSource, budget_label
 from experiments.summary import WHOLE, Summary, Verdict, summarise
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Batch, Encoded
-from experiments.trace import ORIGIN, TRACED, Trace, Traced, kept_bits, pack, token_texts
+from experiments.tasks.facts import facts, places
+from experiments.trace import HELD, ORIGIN, TRACED, Trace, Traced, kept_bits, pack, pack_counts, token_texts
 from hosts.llama import Params
 from hosts.rollout import Schedule, falls_due, generate, prefill, record, settled
 from hosts.stream import Engine, Stream, compress, make_engine, tile_rows, unwatched
@@ -36,10 +37,11 @@ ROWS = 32  # answers decoded at once where the memory has no say any more: the w
 
 
 class Places(NamedTuple):
-    """What stayed of contexts: tokens per layer and head, and which (see `Traced`)."""
+    """What stayed of contexts: tokens per layer and head, which, and how many after earlier updates (see `Traced`)."""
 
     held: Int[Array, "layer prompt head"]
     origin: Int[Array, "layer prompt head slot"]
+    before: Int[Array, "layer prompt head update"]
 
 
 class Entry(NamedTuple):
@@ -89,7 +91,7 @@ def _prefill(
 
 
 def _places(stream: Stream) -> Places:
-    return Places(jnp.sum(stream.cache.valid, axis=-1), stream.state.slots[ORIGIN])
+    return Places(jnp.sum(stream.cache.valid, axis=-1), stream.state.slots[ORIGIN], stream.state.running[HELD])
 
 
 @partial(jax.jit, static_argnums=(0, 7, 8))
@@ -144,8 +146,13 @@ class Evaluator:
         spec, length = self.source.host.spec, self.source.mix.length
         if length > spec.max_positions:  # positions in use are those of slots
             length = use.kept(length) + memory.interval
+        updates = -(-length // memory.interval) if use.mode == "streaming" and self._traces else 0
         engine = make_engine(spec, memory.policy, memory.selection, length)
-        return Entry(memory, replace(engine, policy=Traced(engine.policy)), use, budget)
+        return Entry(memory, replace(engine, policy=Traced(engine.policy, updates)), use, budget)
+
+    @property
+    def _traces(self) -> bool:
+        return self.other is None and self.source.mix.length <= TRACED
 
     def run(self, split: Split, prompts: int, progress: Callable[[int], None], trace: int) -> Finished:
         """Every entry on the first prompts of a split (see `batches`)."""
@@ -163,21 +170,25 @@ class Evaluator:
         """
         answers = self._recorded if self.use.mode == "recorded" else self._streaming
         answers = answers if self.other is None else partial(self._elsewhere, self.other)
-        trace = trace if self.other is None and self.source.mix.length <= TRACED else 0
+        trace = trace if self._traces else 0
         for begin in range(0, len(indices), self.batch):
             part = list(indices[begin : begin + self.batch])
             prompts = [self.source.prompt(split, index) for index in part]
             filled = prompts + prompts[-1:] * (self.batch - len(part))  # one batch shape, one compilation
             limits = jnp.array([prompt.sample.max_new_tokens for prompt in filled])
             kept: list[dict[str, str]] = [{} for index in part if index < trace]
+            over: list[dict[str, str]] = [{} for _ in kept]
             verdicts: list[Verdict] = []
             for answered in answers(self.source.arrays(filled), limits):
                 verdicts += (found := self._verdicts(split, part, prompts, answered))
                 if kept and answered.entry.budget != WHOLE:
                     origin = np.asarray(answered.places.origin)
                     for row, bits in enumerate(kept):
-                        bits[found[row].entry] = pack(kept_bits(origin[:, row], len(prompts[row].context)))
-            traces = [self._trace(*one) for one in zip(part, prompts, kept, strict=False)]
+                        tokens, name = len(prompts[row].context), found[row].entry
+                        bits[name] = pack(kept_bits(origin[:, row], tokens))
+                        if self.use.mode == "streaming":
+                            over[row][name] = _over_time(answered, row, tokens)
+            traces = [self._trace(*one) for one in zip(part, prompts, kept, over, strict=False)]
             yield Finished(verdicts, traces)
 
     def _recorded(self, prompt: Batch, limits: Array) -> Iterator[Answered]:
@@ -246,7 +257,7 @@ class Evaluator:
             budget = None if entry.budget == WHOLE else tuple(self._budgets(entry, prompt, kept).tolist())
             tokens, held = map(jnp.asarray, other(entry.memory, budget, prompt, limits))
             nowhere = jnp.zeros((*held.shape, 0), jnp.int32)
-            yield Answered(entry, tokens, Places(held, nowhere), time.perf_counter() - begin)
+            yield Answered(entry, tokens, Places(held, nowhere, nowhere), time.perf_counter() - begin)
 
     def _slots(self, entry: Entry, full: int) -> int:
         """Slots for kept tokens; the full cache is given all its `full` slots."""
@@ -291,7 +302,7 @@ class Evaluator:
             verdicts.append(verdict)
         return verdicts
 
-    def _trace(self, index: int, prompt: Encoded, kept: dict[str, str]) -> Trace:
+    def _trace(self, index: int, prompt: Encoded, kept: dict[str, str], over: dict[str, str]) -> Trace:
         host, sample = self.source.host, prompt.sample
         return Trace(
             task=sample.task,
@@ -301,8 +312,10 @@ class Evaluator:
             tokens=token_texts(host.tokenizer, prompt.context.tolist()),
             question=str(host.tokenizer.decode(prompt.question.tolist())),
             answers=sample.answers,
+            facts=facts(sample),
             shape=(host.spec.layers, host.spec.kv_heads),
             kept=kept,
+            over=over,
         )
 
     def summary(self, verdicts: Sequence[Verdict], reference: str) -> list[Summary]:
@@ -310,11 +323,19 @@ class Evaluator:
         return summarise(verdicts, self.bytes, reference)
 
 
+def _over_time(answered: Answered, row: int, tokens: int) -> str:
+    """Tokens read and held after every update of a context (see `pack_counts`)."""
+    interval = answered.entry.memory.interval
+    read = np.minimum(interval * np.arange(1, -(-tokens // interval) + 1), tokens)
+    before, last = (np.asarray(part[:, row]) for part in (answered.places.before, answered.places.held))
+    return pack_counts(read, np.concatenate([before[..., : len(read) - 1], last[..., None]], axis=2))
+
+
 def answer_depth(prompt: Encoded) -> float | None:
-    """Where in the context its only answer begins (0 to 1); None for several answers, a letter or an absent one."""
-    context, answers = prompt.sample.context, prompt.sample.answers
-    place = context.find(answers[0]) if len(answers) == 1 and prompt.sample.metric != "choice" else -1
-    return place / len(context) if place >= 0 else None
+    """Where in the context its only answer begins (0 to 1); None for several answers, a label or an absent one."""
+    context, answers = prompt.sample.context, facts(prompt.sample)
+    place = next(places(context, answers[0]), None) if len(answers) == 1 else None
+    return None if place is None else place / len(context)
 
 
 def token_bytes(memories: Sequence[Memory], host: Host) -> dict[str, tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Figures as PNG: the curves of a search, score against bytes, what heads keep, score against length and depth."""
+"""Figures as PNG: the curves of a search, score against bytes, what heads keep and when, score by depth."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from experiments.report import lines_by_memory, size
 from experiments.summary import Summary
+from experiments.trace import Trace, unpack_counts
 from experiments.views import DepthGrid, Setting
 
 
@@ -62,6 +63,21 @@ def draw_depths(grids: Sequence[DepthGrid], path: Path) -> None:
         panel.set_xticks(range(len(grid.lengths)), list(map(str, grid.lengths)))
         panel.set_yticks(range(len(grid.scores)), grid.labels, fontsize="x-small")
         panel.set(xlabel="length", ylabel="depth")
+    figure.savefig(path, dpi=120)
+
+
+def draw_times(trace: Trace, path: Path) -> None:
+    """Share of the tokens read so far that every layer and head holds, after each update; one panel an entry."""
+    figure, panels = _panels(len(trace.over), (4.5, 2.6))
+    for panel, (entry, packed) in zip(panels, trace.over.items(), strict=True):
+        read, held = unpack_counts(packed, trace.shape)
+        share = (held / read).reshape(-1, len(read))
+        edges = np.concatenate([[0], read])
+        image = panel.pcolormesh(edges, np.arange(len(share) + 1) / trace.shape[1], share, vmin=0, vmax=1, cmap="Blues")
+        panel.invert_yaxis()
+        panel.set_title(f"{entry}, {trace.task} {trace.index}", fontsize="small")
+        panel.set(xlabel="tokens read", ylabel="layer (its heads below)")
+        figure.colorbar(image, ax=panel, format="{x:.0%}")
     figure.savefig(path, dpi=120)
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,30 +11,36 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from experiments.figures import draw_depths, draw_heads, draw_scores
+from experiments.figures import draw_depths, draw_heads, draw_scores, draw_times
+from experiments.leaderboard import write_leaderboard
+from experiments.published.matching import comparisons
 from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
+from experiments.references import TITLE, read_references
 from experiments.report import signed, size, tasks_side_by_side
-from experiments.summary import WHOLE, LengthRow, Summary, TaskRow, Verdict, by_length, by_task
+from experiments.scatter import PLOT, by_setting, scatters
+from experiments.summary import LengthRow, Summary, TaskRow, Verdict, by_length, by_task
+from experiments.tasks.facts import places
 from experiments.trace import Trace
 from experiments.views import DepthGrid, Setting, depth_grids, head_shares
 
-PLOT = {"left": 34.0, "top": 12.0, "width": 190.0, "height": 280.0, "labels": 240.0}  # of the scatter, in SVG units
-LABEL_GAP = 15.0  # so that names do not overlap
-
 
 def write_report(folder: Path) -> Path:
-    """Write report.html, scores.png, heads.png and depths.png (where answers have one) beside the records.
+    """Write report.html and scores.png, heads.png, depths.png, times.png (where there is something) beside the records.
 
+    Where all tasks of RULER were asked, the folder kvpress too (see `experiments.leaderboard`).
     FileNotFoundError where the folder holds no finished comparison.
     """
-    table, verdicts = read_table(folder), read_verdicts(folder)
+    table, verdicts, traces = read_table(folder), read_verdicts(folder), read_traces(folder)
     draw_scores(table, folder / "scores.png")
     shares, grids = head_shares(verdicts), depth_grids(verdicts)
     draw_heads(shares, folder / "heads.png")
     if grids:
         draw_depths(grids, folder / "depths.png")
+    if live := [trace for trace in traces if trace.over]:
+        draw_times(live[0], folder / "times.png")
+    write_leaderboard(verdicts, _settings(folder)["host"], folder)
     path = folder / "report.html"
-    path.write_text(_render(folder, table, verdicts, shares, grids), encoding="utf-8")
+    path.write_text(_render(folder, table, verdicts, traces, shares, grids), encoding="utf-8")
     return path
 
 
@@ -43,10 +48,10 @@ def _render(
     folder: Path,
     table: Sequence[Summary],
     verdicts: Sequence[Verdict],
+    traces: Sequence[Trace],
     shares: Mapping[tuple[Setting, str], np.ndarray],
     grids: Sequence[DepthGrid],
 ) -> str:
-    traces = read_traces(folder)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"size": size, "percent": lambda x: f"{x:.1%}"}
     environment.globals["signed"] = signed
@@ -57,12 +62,15 @@ def _render(
     return environment.from_string((part / "report.html").read_text(encoding="utf-8")).render(
         title=folder.resolve().name,
         facts=_facts(folder, verdicts),
-        table=_by_setting(table),
+        table=by_setting(table),
         reference=table[0].memory,
         tasks=_task_table(tasks),
         lengths=_length_table(by_length(tasks)),
+        references=read_references(folder),
+        references_title=TITLE,
+        comparisons=comparisons(tasks, table[0].memory),
         plot=PLOT,
-        scatters=list(_scatters(table)),
+        scatters=list(scatters(by_setting(table))),
         uneven=[(entry, *setting, share) for (setting, entry), share in uneven.items()],
         even=_alike({key: share for key, share in shares.items() if key not in uneven}),
         top=max((float(share.max()) for share in uneven.values()), default=1.0),
@@ -90,7 +98,14 @@ def token_data(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> list[dic
                 "answers": trace.answers,
                 "marks": list(marks(trace)),
                 "memories": [
-                    {"name": name, "bits": trace.kept[name], "score": v.score, "answer": v.prediction, "kept": v.kept}
+                    {
+                        "name": name,
+                        "bits": trace.kept[name],
+                        "over": trace.over.get(name),
+                        "score": v.score,
+                        "answer": v.prediction,
+                        "kept": v.kept,
+                    }
                     for name, v in own.items()
                 ],
             }
@@ -105,24 +120,20 @@ def embed(value: Any) -> str:
 
 
 def marks(trace: Trace) -> Iterator[tuple[int, int]]:
-    """First and last token (exclusive) of every place where an answer stands."""
+    """First and last token (exclusive) of every place where an answer stands as a fact."""
     text = "".join(trace.tokens)
     ends = np.cumsum([len(token) for token in trace.tokens])
-    for answer in trace.answers:
-        begin = text.find(answer)
-        while begin >= 0:
+    for answer in trace.facts:
+        for begin in places(text, answer):
             last = int(np.searchsorted(ends, begin + len(answer) - 1, side="right"))
             yield int(np.searchsorted(ends, begin, side="right")), last + 1
-            begin = text.find(answer, begin + len(answer))
 
 
 def _facts(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """Settings worth a line, from an evaluation's or a run's own file."""
-    run = folder / "run.json"
-    settings = json.loads((folder / SETTINGS if not run.is_file() else run).read_text(encoding="utf-8"))
+    """Settings worth a line."""
     questions = sorted({v.question for v in verdicts})
     return {
-        "host": settings["host"],
+        "host": _settings(folder)["host"],
         "tasks": ", ".join(dict.fromkeys(v.task for v in verdicts)),
         "split": ", ".join(dict.fromkeys(v.split for v in verdicts)),
         "budget": ", ".join(dict.fromkeys(v.budget for v in verdicts)),
@@ -130,11 +141,10 @@ def _facts(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, str]:
     }
 
 
-def _by_setting(table: Sequence[Summary]) -> dict[Setting, list[Summary]]:
-    """Rows of every mode and length, best first."""
-    settings = dict.fromkeys((s.mode, s.length) for s in table)
-    best = sorted(table, key=lambda s: -s.score)
-    return {setting: [s for s in best if (s.mode, s.length) == setting] for setting in settings}
+def _settings(folder: Path) -> dict[str, Any]:
+    """An evaluation's or a run's own file."""
+    run = folder / "run.json"
+    return json.loads((folder / SETTINGS if not run.is_file() else run).read_text(encoding="utf-8"))
 
 
 def _alike(shares: Mapping[tuple[Setting, str], np.ndarray]) -> dict[tuple[str, int, str], list[str]]:
@@ -153,44 +163,3 @@ def _task_table(rows: Sequence[TaskRow]) -> dict[str, Any] | None:
 def _length_table(rows: Sequence[LengthRow]) -> dict[str, Any] | None:
     lengths = sorted({length for row in rows for length, _ in row.scores})
     return {"lengths": lengths, "rows": sorted(rows, key=lambda r: -r.mean)} if len(lengths) > 1 else None
-
-
-def _scatters(table: Sequence[Summary]) -> Iterator[dict[str, Any]]:
-    """Points, ticks and labels of score against bytes; one figure a mode and length."""
-    for (mode, length), rows in _by_setting(table).items():
-        taken = [s.cache_bytes + s.state_bytes for s in rows]
-        low, high = math.log2(max(min(taken), 1)) - 0.5, math.log2(max(*taken, 1)) + 0.5
-        step = max(1, math.ceil((high - low) / 3))
-        ticks = range(math.ceil(low), math.floor(high) + 1, step)
-
-        def place(bits: float) -> float:
-            return PLOT["left"] + PLOT["width"] * (bits - low) / (high - low)  # noqa: B023 (used at once)
-
-        one = len({s.budget for s in rows} - {WHOLE}) == 1
-        names = [s.memory if one or s.budget == WHOLE else f"{s.memory} {s.budget}" for s in rows]
-        heights = [PLOT["top"] + PLOT["height"] * (1 - s.score) for s in rows]
-        labels = spread(heights, LABEL_GAP, PLOT["top"])
-        yield {
-            "title": f"{mode}, {length} tokens",
-            "ticks": [(place(float(tick)), _round_size(tick)) for tick in ticks],
-            "points": [
-                {"x": place(math.log2(max(b, 1))), "y": y, "label": at, "row": s, "name": name, "bytes": b}
-                for s, name, b, y, at in zip(rows, names, taken, heights, labels, strict=True)
-            ],
-            "height": max(PLOT["top"] + PLOT["height"], labels[-1]) + 40,
-        }
-
-
-def _round_size(bits: int) -> str:
-    return f"{2 ** (bits - 20)} MiB" if bits >= 20 else f"{2 ** (bits - 10):g} KiB"
-
-
-def spread(heights: Sequence[float], gap: float, top: float) -> list[float]:
-    """Ascending heights moved apart to at least `gap`, upwards where that leaves room below `top`."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + gap if placed else top))
-    limit = max(heights[-1], top + gap * (len(heights) - 1))
-    for i in range(len(placed) - 1, -1, -1):
-        placed[i] = min(placed[i], limit - gap * (len(placed) - 1 - i))
-    return placed

@@ -105,7 +105,7 @@ def read_traces(folder: Path) -> list[Trace]:
     """The traces of a folder, [] where there are none; a torn last line is dropped."""
 
     def exact(row: dict[str, Any]) -> Trace:
-        return Trace(**{**row, **{name: tuple(row[name]) for name in ("tokens", "answers", "shape")}})
+        return Trace(**{**row, **{name: tuple(row[name]) for name in ("tokens", "answers", "facts", "shape")}})
 
     return _read(folder / TRACES, Trace, exact)
 

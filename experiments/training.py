@@ -35,6 +35,7 @@ from experiments.objective import (
 )
 from experiments.prompts import PromptSource
 from experiments.records import write_records
+from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
 from experiments.run_config import RunConfig, StageConfig
 from experiments.tasks import Split
@@ -316,6 +317,8 @@ def compare(
     found = main.run("test", counts.held_out, counted(console, counts.held_out, config.use.mode), TRACED)
     table = main.summary(found.verdicts, "evolved")
     print_tables(console, table, found.verdicts)
+    write_references(folder, [source], "test", counts.held_out)
+    print_references(console, folder)
     write_records(folder, *found)
     write_tables(table, found.verdicts, folder)
     if config.use.mode == "recorded" and counts.streaming:

@@ -2,7 +2,7 @@
 (() => {
   const at = (id) => document.getElementById(id);
   const prompts = JSON.parse(at("data").textContent);
-  let prompt, memory, bits, chosen = 0;
+  let prompt, memory, bits, counts, chosen = 0, pointer = [];
 
   const unpack = async (packed) => {
     const raw = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
@@ -41,9 +41,10 @@
 
   async function showMemory() {
     const wanted = (memory = prompt.memories[at("memory").value]);
-    const found = await unpack(wanted.bits);
+    const [found, over] = await Promise.all([unpack(wanted.bits), wanted.over && unpack(wanted.over)]);
     if (memory !== wanted) return; // another choice came in between
     bits = found;
+    counts = over && new Uint32Array(over.buffer);
     const share = (100 * memory.kept).toFixed(1);
     at("answer").textContent =
       `Question: ${prompt.question.trim()}\nExpected: ${prompt.answers.join(", ")}\n` +
@@ -54,15 +55,42 @@
   function paint() {
     const layers = span("layer", prompt.shape[0]), heads = span("head", prompt.shape[1]);
     const spans = at("tokens").children;
-    const counts = new Uint32Array(spans.length);
+    const sums = new Uint32Array(spans.length);
     for (const layer of layers)
-      for (const head of heads) counts.forEach((_, token) => (counts[token] += kept(layer, head, token)));
-    const most = counts.reduce((a, b) => Math.max(a, b), 1);
-    counts.forEach((count, token) => spans[token].style.setProperty("--k", (count / most).toFixed(3)));
+      for (const head of heads) sums.forEach((_, token) => (sums[token] += kept(layer, head, token)));
+    const most = sums.reduce((a, b) => Math.max(a, b), 1);
+    sums.forEach((sum, token) => spans[token].style.setProperty("--k", (sum / most).toFixed(3)));
     const cell = Math.ceil(1200 / spans.length); // sharp when it is stretched over the page
     draw(at("map"), spans.length, layers.length * heads.length, cell, cell, (x, y) =>
       kept(layers[Math.floor(y / heads.length)], heads[y % heads.length], x));
+    at("time").hidden = !counts;
+    if (counts) paintTimes(layers, heads);
     choose(chosen);
+  }
+
+  // After update x: tokens read, and the share of them that the y-th of the chosen heads holds.
+  const held = (x, y, layers, heads) => {
+    const row = x * (1 + prompt.shape[0] * prompt.shape[1]);
+    const head = layers[Math.floor(y / heads.length)] * prompt.shape[1] + heads[y % heads.length];
+    return [counts[row], counts[row + 1 + head]];
+  };
+
+  function paintTimes(layers, heads) {
+    const updates = counts.length / (1 + prompt.shape[0] * prompt.shape[1]);
+    draw(at("times"), updates, layers.length * heads.length, 8, 8, (x, y) => {
+      const [read, here] = held(x, y, layers, heads);
+      return here / read;
+    });
+    moment(updates - 1, 0);
+  }
+
+  function moment(x, y) {
+    const layers = span("layer", prompt.shape[0]), heads = span("head", prompt.shape[1]);
+    const [read, here] = held(x, y, layers, heads);
+    at("moment").textContent =
+      `While the context is read (the stronger, the larger the share held): after ${read} tokens, layer ` +
+      `${layers[Math.floor(y / heads.length)]}, head ${heads[y % heads.length]} holds ${here}, ` +
+      `${((100 * here) / read).toFixed(1)}%`;
   }
 
   function draw(canvas, width, height, cell, inner, on) {
@@ -71,7 +99,10 @@
     const context = canvas.getContext("2d");
     context.fillStyle = colour("--accent");
     for (let y = 0; y < height; y++)
-      for (let x = 0; x < width; x++) if (on(x, y)) context.fillRect(x * cell, y * cell, inner, inner);
+      for (let x = 0; x < width; x++) {
+        context.globalAlpha = on(x, y);
+        if (context.globalAlpha) context.fillRect(x * cell, y * cell, inner, inner);
+      }
   }
 
   function choose(token) {
@@ -99,13 +130,18 @@
     box.scrollTop = element.offsetTop - box.offsetTop - box.clientHeight / 2;
   };
   const point = (event) => {
-    if (bits && event.target.parentNode === at("tokens")) choose([...at("tokens").children].indexOf(event.target));
+    const [x, y] = pointer;
+    pointer = [event.clientX, event.clientY];
+    if (event.type === "pointermove" && event.clientX === x && event.clientY === y) return; // the text moved beneath it
+    const spans = at("tokens").children;
+    if (bits && event.target.parentNode === at("tokens") && event.target !== spans[chosen])
+      choose([...spans].indexOf(event.target));
   };
   at("prompt").addEventListener("change", showPrompt);
   at("memory").addEventListener("change", showMemory);
   at("layer").addEventListener("change", paint);
   at("head").addEventListener("change", paint);
-  at("tokens").addEventListener("pointerover", point);
+  at("tokens").addEventListener("pointermove", point);
   at("tokens").addEventListener("click", point);
   at("tokens").addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -115,6 +151,11 @@
   });
   at("map").addEventListener("click", (event) =>
     show(Math.floor((event.offsetX / at("map").clientWidth) * prompt.tokens.length)));
+  at("times").addEventListener("pointermove", (event) => {
+    const cell = (offset, size, count) => Math.max(0, Math.min(count - 1, Math.floor((offset / size) * count)));
+    const { width, height, clientWidth, clientHeight } = at("times");
+    moment(cell(event.offsetX, clientWidth, width / 8), cell(event.offsetY, clientHeight, height / 8));
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
   fill("prompt", prompts.map((p) => p.name));
   showPrompt();

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.page import embed, marks, spread, write_report
+from experiments.page import embed, marks, write_report
 from experiments.records import write_records
 from experiments.report import write_tables
+from experiments.scatter import spread
 from experiments.summary import Verdict, summarise
-from experiments.trace import Trace, pack, unpack
+from experiments.tasks.facts import places
+from experiments.trace import Trace, pack, pack_counts, unpack
 
 VOID = {"meta", "link", "img", "br"}
 TOKENS = ("<s>", "The", " key", " is", " 4", "2", ".</script><!--", "\n", " \u2028é", " 42")
@@ -52,11 +54,12 @@ def folder(tmp_path: Path) -> Path:
     rng = np.random.default_rng()
     verdicts, traces = [], []
     for length, index in ((length, index) for length in (64, 128) for index in range(4)):
-        task, kept = ("t", "u")[index % 2], {}
+        task, kept, over = ("t", "u")[index % 2], {}, {}
         for memory, budget in (("evolved <b>", "50%"), ("evolved <b>", "9"), ("even", "50%"), ("keep-all", "full")):
             bits = rng.random((3, 2, len(TOKENS))) < 0.5
             held = bits.sum(2) if budget == "50%" and memory != "even" else np.full((3, 2), 5)
             kept[f"{memory} {budget}"] = pack(bits)
+            over[f"{memory} {budget}"] = pack_counts(np.array([4, 8, len(TOKENS)]), rng.integers(0, 5, (3, 2, 3)))
             verdicts.append(
                 Verdict(
                     memory, budget, "streaming", task, "test", length, index, "hidden", rng.random(),
@@ -64,8 +67,8 @@ def folder(tmp_path: Path) -> Path:
                     tuple(map(tuple, held.tolist())),
                 )
             )  # fmt: skip
-        del kept["keep-all full"]
-        traces.append(Trace(task, "streaming", length, index, TOKENS, "<i>?", ("42",), (3, 2), kept))
+        del kept["keep-all full"], over["keep-all full"]
+        traces.append(Trace(task, "streaming", length, index, TOKENS, "<i>?", ("42", "A"), ("42",), (3, 2), kept, over))
     write_records(tmp_path, verdicts, traces)
     (tmp_path / "evaluate.json").write_text(json.dumps({"host": "h", "budget": 0.5}))
     sizes = {"evolved <b>": (1000, 90), "even": (1000, 0), "keep-all": (1000, 0)}
@@ -83,13 +86,14 @@ def test_page(folder: Path) -> None:
     assert "http" not in text and "url(" not in text and "@import" not in text
     assert "<b>" not in text and "evolved <b>" in page.texts["scores"] and "50%" in page.texts["scores"]
     tags = [tag for tag, _ in page.seen]
-    assert tags.count("circle") == 4 * 2  # entries, lengths
+    assert tags.count("circle") == 4 * 2 and tags.count("polyline") == 3 * 2  # entries, memories; lengths
     assert sum(attributes.get("class") == "heads" for _, attributes in page.seen) == 2  # the uneven one at both lengths
     assert sum(attributes.get("class") == "depths" for _, attributes in page.seen) == 4
+    assert "references" not in page.texts and "published" not in page.texts  # neither game nor benchmark
     assert "wAvg inc" in page.texts["lengths"] and "mean" in page.texts["tasks"]
     wanted = set(page.texts) | {attributes.get("id") for _, attributes in page.seen}
-    assert {"prompt", "memory", "layer", "head", "map", "words", "cells", "tokens", "answer"} <= wanted
-    for name in ("scores.png", "heads.png", "depths.png"):
+    assert {"prompt", "memory", "layer", "head", "map", "times", "moment", "words", "cells", "tokens"} <= wanted
+    for name in ("scores.png", "heads.png", "depths.png", "times.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -104,6 +108,7 @@ def test_data_reads_back(folder: Path) -> None:
         for memory in prompt["memories"]:
             bits = unpack(memory["bits"], (3, 2, len(TOKENS)))
             np.testing.assert_array_equal(bits, unpack(trace["kept"][memory["name"]], bits.shape))
+            assert memory["over"] == trace["over"][memory["name"]]
 
 
 def test_without_traces_or_depths(folder: Path) -> None:
@@ -124,8 +129,9 @@ def test_old_or_missing_records_are_errors(folder: Path, tmp_path_factory: pytes
 
 def test_small_parts() -> None:
     assert json.loads(embed("</script>\u2028<!--")) == "</script>\u2028<!--" and "<" not in embed("</script>")
-    trace = Trace("t", "m", 1, 0, ("a", "bc", "d", "bc"), "", ("cd", "z"), (1, 1), {})
-    assert list(marks(trace)) == [(1, 3)]
+    trace = Trace("t", "m", 1, 0, ("a ", "b", "c ", "d", " bcd bc"), "", ("z",), ("bc", "z", ""), (1, 1), {}, {})
+    assert list(marks(trace)) == [(1, 3), (4, 5)]
+    assert list(places("14.2 4.2 é4.2é 4.24", "4.2")) == [5, 10] and list(places("東京の", "京")) == [1]
     heights = np.sort(np.random.default_rng().random(18) * 280).tolist()
     placed = spread(heights, 15.0, 12.0)
     assert min(np.diff(placed)) >= 15 - 1e-9 and min(placed) >= 12 - 1e-9

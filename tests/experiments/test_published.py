@@ -1,4 +1,4 @@
-"""Published figures: what ships is whole, and damaged tables say where."""
+"""Published figures: what ships is whole, damaged tables say where, and figures stand only where they belong."""
 
 import secrets
 from dataclasses import astuple
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.published import COLUMNS, Published, published
-from experiments.summary import RULER_THRESHOLD
+from experiments.published.matching import comparisons, length_of
+from experiments.summary import RULER_THRESHOLD, TaskRow
 from experiments.tasks.longbench import METRIC
 
 HEADER = ",".join(COLUMNS)
@@ -66,3 +67,37 @@ def test_damaged_tables(text: str, message: str, tmp_path: Path):
     (path := tmp_path / "own.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         published(path)
+
+
+def rows(*tasks: str, length: int = 1024) -> list[TaskRow]:
+    """Three entries on tasks, with scores 0.0, 0.5, 1.0, 0.0, ... in order."""
+    entries = (("own", "25%"), ("snapkv", "25%"), ("tova", "25%"), ("keep-all", "full"))
+    return [
+        TaskRow(*entry, "recorded", length, task, 4, (i % 3) / 2)
+        for entry in entries
+        for i, task in enumerate((*tasks, "mean"))
+    ]
+
+
+def test_nothing_stands_beside_other_tasks():
+    assert comparisons(rows("passkey", "niah-single", "own.jsonl"), "own") == []
+
+
+def test_ruler_stands_beside_the_closest_length():
+    for length, closest in ((512, 4096), (9000, 8192), (10**6, 131072)):
+        (found,) = comparisons(rows("ruler/vt", "passkey", "ruler/cwe", length=length), "own")
+        assert found.benchmark == "RULER" and len(found.tasks) == 13 and found.has == ("ruler/vt", "ruler/cwe")
+        assert {length_of(figure) for figure in found.figures} == {closest}
+        names = [row.memory for row in found.own]
+        assert names == (["own", "snapkv", "keep-all"] if closest == 4096 else ["own", "keep-all"])
+        assert {(row.prompts, row.score) for row in found.own} == {(8, 0.5)}  # 0.0 and 1.0, the pass key left out
+
+
+def test_longbench_stands_by_subset_and_mean():
+    found = {(c.benchmark, c.tasks): c for c in comparisons(rows("longbench/qasper", "longbench/trec"), "own")}
+    (alone,) = found["LongBench", ("longbench/trec",)].figures
+    assert alone.value == 73.0 and alone.setting.startswith("trec,")
+    (whole,) = (c for c in found.values() if c.benchmark == "LongBench" and len(c.tasks) == 21)
+    assert {figure.value for figure in whole.figures} == {28.86, 29.33} and len(whole.has) == 2
+    assert {figure.metric for c in found.values() for figure in c.figures} == {"score %", "micro F1 %"}
+    assert len(found) == 4

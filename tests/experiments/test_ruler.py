@@ -108,7 +108,7 @@ def released_places(count: int, items: int) -> list[int]:
     return [order.index(item) for item in range(items)]
 
 
-@pytest.mark.parametrize("index", [SEED, SEED + 1])
+@pytest.mark.parametrize("index", [SEED, SEED + 1], ids=["one", "next"])
 def test_released_words(index: int, tokenizer: PreTrainedTokenizerFast):
     for length, often in ((512, 2), (2048, 6), (6000, 30)):
         fresh, sample = (load_task(f"ruler/cwe{x}").make(tokenizer, length, "test", index) for x in ("", ":released"))
