@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from evolve.strategy import SearchConfig, make_strategy
+from experiments.evaluate import Evaluator
 from experiments.objective import KEEP_ALL, UseConfig, score_recorded, score_streaming
 from experiments.prompts import PromptSource, TaskMix
 from experiments.recipes import smollm2
+from experiments.tasks.ruler import RULER
 from hosts.llama import embed, forward
 from hosts.rollout import Schedule, prefill, record
 from hosts.stream import make_engine
@@ -32,7 +34,7 @@ from namm.config import MemoryConfig
 from namm.contract import Parameters
 from namm.selection import SelectionConfig
 
-Part = Literal["host", "window", "population", "update", "recorded", "state", "strategy", "peak"]
+Part = Literal["host", "window", "population", "update", "recorded", "evaluation", "state", "strategy", "peak"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ class BenchConfig:
 
     parts: host = prefill against its matrix products alone; window = first window shared or not; population =
     candidates batched over shared weights against one at a time; update = share of the memory in a rollout; recorded =
-    recorded against streaming scoring; state = carried bytes; strategy = ask and tell; peak = memory of a long rollout.
+    recorded against streaming scoring; evaluation = prompts one at a time against batches; state = carried bytes;
+    strategy = ask and tell; peak = memory of a long rollout.
     """
 
-    parts: tuple[Part, ...] = ("host", "window", "population", "update", "recorded", "state", "strategy", "peak")
+    parts: tuple[Part, ...] = get_args(Part)
     host: str = "smollm2-135m"
     rounds: int = 5
     length: int = 1024
@@ -212,6 +215,18 @@ def _scorers(host: Host, source: PromptSource, memory: Memory, pop: int, indices
     )
 
 
+def bench_evaluation(host: Host, length: int, rounds: int) -> list[Ratio]:
+    """The tasks of RULER with the full cache and a quarter of it, one prompt at a time against batches of eight."""
+    source = PromptSource(host, TaskMix(tuple(task.name for task in RULER), length))
+    memories, prompts = [training_free("keydiff", interval=128), training_free("keep-all")], 16
+
+    def run(batch: int) -> Any:
+        return Evaluator(source, memories, UseConfig("streaming", 0.25), batch).run("test", prompts, lambda _: None, 0)
+
+    what = f"evaluation, {prompts} prompts of RULER at {length} tokens: one at a time / batches of 8"
+    return [Ratio(what, "at least 2", *in_turn(partial(run, 1), partial(run, 8), rounds))]
+
+
 def bench_state(host: Host) -> list[Ratio]:
     """Bytes carried per slot, layer and KV head, beside those of its key and value."""
     shape = CacheShape(1, host.spec.group, 1, host.spec.head_dim)
@@ -269,6 +284,7 @@ def bench(config: BenchConfig, console: Console) -> list[Ratio]:
         "population": lambda: bench_population(load_host("pocket"), config.rounds),
         "update": lambda: bench_update(host, config.length, config.rounds),
         "recorded": lambda: bench_recorded(host, config.length, config.rounds),
+        "evaluation": lambda: bench_evaluation(host, config.length, config.rounds),
         "state": lambda: bench_state(host),
         "strategy": lambda: bench_strategy(config.rounds),
         "peak": lambda: bench_peak(config.host),

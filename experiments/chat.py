@@ -13,8 +13,8 @@ from rich.console import Console
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
+from experiments.memories import named_memory
 from experiments.report import size
-from experiments.streaming import named_memory
 from experiments.tasks.encoding import opening
 from hosts.endless import Reader
 from hosts.weights import Host, load_host

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.evaluate import Equal, Evaluator, OtherEngine
+from experiments.answers import Equal, OtherEngine
+from experiments.evaluate import Evaluator
+from experiments.memories import named_memories
 from experiments.objective import FULL, UseConfig
 from experiments.prompts import Budget, PromptSource, TaskMix
 from experiments.records import TABLE, Records, check_settings, digest, memory_contents, read_table, read_verdicts
@@ -24,8 +26,7 @@ from experiments.tasks.corpora import data_folder, use_data_folder
 from hosts.endless import check_fit
 from hosts.spec import HostSpec
 from hosts.weights import Host, load_host
-from namm.artefact import Memory, load, training_free
-from namm.model import NammPolicy
+from namm.artefact import Memory
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     if not config.budget or len(set(config.budget)) != len(config.budget):
         raise ValueError(f"budget is {config.budget}; expected one or more different budgets")
     use_data_folder(config.data_dir)
-    memories = _memories(config)
+    memories = named_memories((*config.memory, FULL), config.interval, config.recent, config.sinks)
     settings = _settings(config, memories)
     folder = config.folder or Path("runs") / f"evaluate-{digest(json.dumps(settings).encode())}"
     check_settings(folder, settings)
@@ -122,17 +123,6 @@ def _torch_engine(config: EvaluateConfig, host: Host) -> OtherEngine:
     from experiments.torch_engine import TorchEngine  # torch is not needed otherwise
 
     return TorchEngine(config.host, config.dtype, host.spec.eos_ids)
-
-
-def _memories(config: EvaluateConfig) -> list[Memory]:
-    memories: list[Memory] = []
-    for name in dict.fromkeys((*config.memory, FULL)):
-        memory = load(name)
-        if not isinstance(memory.policy, NammPolicy):
-            memory = training_free(name, config.interval, config.recent, config.sinks)
-        taken = {m.name for m in memories}
-        memories.append(replace(memory, name=name) if memory.name in taken else memory)
-    return memories
 
 
 def _without_end(config: EvaluateConfig, memories: Sequence[Memory], spec: HostSpec) -> list[Memory]:

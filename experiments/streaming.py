@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments.figures import draw_stream
+from experiments.memories import named_memories
 from experiments.records import check_settings, digest, memory_contents, write_whole
 from experiments.report import stream_table
 from experiments.tasks.corpora import use_data_folder
 from experiments.texts import Source, Text, encode_text, read_parts
 from hosts.endless import Reader, check_fit
 from hosts.weights import load_host
-from namm.artefact import Memory, load
-from namm.model import NammPolicy
+from namm.artefact import Memory
 
 LINE = 1000  # tokens
 SETTINGS, LINES, CURVES = "settings.json", "stream.json", "stream.png"
@@ -81,7 +81,7 @@ def stream(config: StreamConfig, console: Console) -> list[Line]:
     if config.tokens is not None and config.tokens < 2:
         raise ValueError(f"tokens is {config.tokens}; expected 2 or more, or None for the text once")
     use_data_folder(config.data_dir)
-    memories, parts = named_memories(config), read_parts(config.text)
+    memories, parts = named_memories(config.memory, config.interval), read_parts(config.text)
     settings = _settings(config, memories, parts)
     folder = config.folder or Path("runs") / f"stream-{digest(json.dumps(settings).encode())}"
     check_settings(folder, settings, SETTINGS, (LINES, "stream.csv"))
@@ -136,22 +136,6 @@ def _read_all(
             rows = [asdict(line) for line in found]
             draw_stream(rows, folder / CURVES, f"{host.spec.name}, {config.budget} tokens kept")
             write_whole(folder / LINES, json.dumps(rows, indent=2) + "\n")  # last: now this memory counts as read
-
-
-def named_memories(config: StreamConfig) -> list[Memory]:
-    """The memories, each under a name of its own."""
-    memories: list[Memory] = []
-    for name in dict.fromkeys(config.memory):
-        memory = named_memory(name, config.interval)
-        taken = {m.name for m in memories}
-        memories.append(replace(memory, name=name) if memory.name in taken else memory)
-    return memories
-
-
-def named_memory(name: str, interval: int) -> Memory:
-    """A memory by name or folder; `interval` is that of a training-free policy, a trained memory keeps its own."""
-    memory = load(name)
-    return memory if isinstance(memory.policy, NammPolicy) else replace(memory, interval=interval)
 
 
 def read_lines(reader: Reader, text: Text, tokens: int) -> Iterator[Line]:

@@ -13,7 +13,7 @@ from namm.artefact import Memory
 
 
 class TorchEngine:
-    """Answers of a named host's `transformers` model (an `OtherEngine` of `experiments.evaluate`)."""
+    """Answers of a named host's `transformers` model (an `OtherEngine` of `experiments.answers`)."""
 
     def __init__(self, host: str | Path, dtype: str, eos: tuple[int, ...]):
         self.model, self.eos = load_model(host, getattr(torch, dtype)), eos

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import evaluate, prompts
+from experiments import answers, prompts
 from experiments.cli import main
 from experiments.evaluate import Evaluator
 from experiments.objective import UseConfig
@@ -80,7 +80,7 @@ def words(folder: Path, *more: str) -> list[str]:
 def test_the_command_leaves_the_full_cache_out(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate, "TRACED", LENGTH - 1)
+    monkeypatch.setattr(answers, "TRACED", LENGTH - 1)
     lengths = ["--length", "200", str(LENGTH), "--trace", "1"]
     command = [*words(folder, *lengths, "--memory", "sirllm"), "--folder", str(tmp_path)]
     assert main(command) == 0

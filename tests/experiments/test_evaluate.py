@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.evaluate import Evaluator, token_bytes
+from experiments.answers import token_bytes
+from experiments.evaluate import Evaluator
 from experiments.objective import UseConfig
 from experiments.prompts import PromptSource, TaskMix
 from experiments.summary import Verdict
