@@ -85,6 +85,12 @@ def _places(stream: Stream) -> Places:
     return Places(jnp.sum(stream.cache.valid, axis=-1), stream.state.slots[ORIGIN], stream.state.running[HELD])
 
 
+def _nowhere(held: Int[Array, "layer prompt head"]) -> Places:
+    """How many tokens stayed, but not which."""
+    nothing = jnp.zeros((*held.shape, 0), jnp.int32)
+    return Places(held, nothing, nothing)
+
+
 @partial(jax.jit, static_argnums=(0, 7, 8))
 def _answer(
     engine: Engine, params: Params, memory: Parameters, streams: Sequence[Stream], prompt: Batch, budget: Array,
@@ -194,6 +200,9 @@ class Answering:
         """Each memory evicts while it reads; updates go on while it answers."""
         params = self.source.host.params
         for entry in self.entries:
+            if entry.budget == WHOLE:
+                yield self._whole(entry, prompt, limits)
+                continue
             begin, memory, engine = time.perf_counter(), entry.memory, entry.engine
             kept = self._slots(entry, prompt.context.shape[1])
             budget = self._budgets(entry, prompt, kept)
@@ -209,6 +218,17 @@ class Answering:
             )
             yield Answered(entry, jax.block_until_ready(tokens), places, time.perf_counter() - begin)
 
+    def _whole(self, entry: Entry, prompt: Batch, limits: Array) -> Answered:
+        """The full cache: nothing watches, and no update is made."""
+        begin, params = time.perf_counter(), self.source.host.params
+        stream = unwatched(_record(self.plain, params, prompt, self.use.chunk))
+        kept = stream.cache.keys.shape[3]
+        budget, held = jnp.full(self.batch, kept), jnp.sum(stream.cache.valid, axis=-1)
+        tokens = _answer(
+            self.plain, params, NO_PARAMETERS, [stream], prompt, budget, limits, settled(kept), self.source.steps
+        )
+        return Answered(entry, jax.block_until_ready(tokens), _nowhere(held), time.perf_counter() - begin)
+
     def _elsewhere(self, other: OtherEngine, prompt: Batch, limits: Array) -> Iterator[Answered]:
         """Each memory evicts while another engine reads."""
         for entry in self.entries:
@@ -216,8 +236,7 @@ class Answering:
             kept = self._slots(entry, prompt.context.shape[1])
             budget = None if entry.budget == WHOLE else tuple(self._budgets(entry, prompt, kept).tolist())
             tokens, held = map(jnp.asarray, other(entry.memory, budget, prompt, limits))
-            nowhere = jnp.zeros((*held.shape, 0), jnp.int32)
-            yield Answered(entry, tokens, Places(held, nowhere, nowhere), time.perf_counter() - begin)
+            yield Answered(entry, tokens, _nowhere(held), time.perf_counter() - begin)
 
     def _slots(self, entry: Entry, full: int) -> int:
         """Slots for kept tokens; the full cache is given all its `full` slots."""
