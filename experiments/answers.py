@@ -85,6 +85,11 @@ def _places(stream: Stream) -> Places:
     return Places(jnp.sum(stream.cache.valid, axis=-1), stream.state.slots[ORIGIN], stream.state.running[HELD])
 
 
+def _whole(stream: Stream) -> tuple[Stream, Places]:
+    """The full cache, which nothing watches."""
+    return unwatched(stream), _nowhere(jnp.sum(stream.cache.valid, axis=-1))
+
+
 def _nowhere(held: Int[Array, "layer prompt head"]) -> Places:
     """How many tokens stayed, but not which."""
     nothing = jnp.zeros((*held.shape, 0), jnp.int32)
@@ -108,7 +113,7 @@ def _answer(
 
 @dataclass
 class Answering:
-    """Memories at budgets, ready to answer prompts of a source.
+    """Memories at budgets (by default the one of `use`), ready to answer prompts of a source.
 
     equal: what a budget counts, see `Equal`. other: answers, streaming, instead of this engine; it does not say
     which tokens stay. ValueError where memories have one name, or in recorded mode with another engine.
@@ -117,10 +122,10 @@ class Answering:
     source: PromptSource
     memories: Sequence[Memory]
     use: UseConfig
-    batch: int
-    budgets: Sequence[Budget]
-    equal: Equal
-    other: OtherEngine | None
+    batch: int = 8
+    budgets: Sequence[Budget] = ()
+    equal: Equal = "tokens"
+    other: OtherEngine | None = None
 
     def __post_init__(self) -> None:
         if self.other is not None and self.use.mode != "streaming":
@@ -133,7 +138,7 @@ class Answering:
             if memory.policy.name == FULL:
                 self.entries.append(self._entry(memory, self.use, WHOLE))
                 continue
-            for budget in self.budgets:
+            for budget in self.budgets or (self.use.budget,):
                 self.entries.append(self._entry(memory, replace(self.use, budget=budget), budget_label(budget)))
         self.plain = Engine(self.source.host.spec, load_policy(FULL), KEEP_ALL, self.source.mix.length)
         self.bytes = token_bytes(self.memories, self.source.host)
@@ -159,29 +164,25 @@ class Answering:
 
     def _recorded(self, prompt: Batch, limits: Array) -> Iterator[Answered]:
         """One full-cache pass that every policy watches; each entry then evicts from it."""
-        params = self.source.host.params
-        policies = {entry.memory.name: entry.engine.policy for entry in self.entries}
+        policies = {entry.memory.name: entry.engine.policy for entry in self.entries if entry.budget != WHOLE}
         bundle = Bundle(tuple(policies.values()))
         watching = Engine(self.plain.spec, bundle, KEEP_ALL, self.plain.length)
-        stream = jax.block_until_ready(_record(watching, params, prompt, self.use.chunk))
-        member = {name: i for i, name in enumerate(policies)}
+        stream = jax.block_until_ready(_record(watching, self.source.host.params, prompt, self.use.chunk))
+        states = {name: bundle.member_state(stream.state, i) for i, name in enumerate(policies)}
         for kept, entries in self._alike(stream.cache.keys.shape[3]):
             streams, places, seconds = [], [], []
             for entry in entries:
                 begin = time.perf_counter()
-                own = stream._replace(state=bundle.member_state(stream.state, member[entry.memory.name]))
-                budget = self._budgets(entry, prompt, kept)
-                small, stayed = jax.block_until_ready(
-                    _compress(entry.engine, entry.memory.population, own, budget, kept)
-                )
-                streams.append(small)
+                if entry.budget == WHOLE:
+                    small, stayed = _whole(stream)
+                else:
+                    own, budget = stream._replace(state=states[entry.memory.name]), self._budgets(entry, prompt, kept)
+                    small, stayed = _compress(entry.engine, entry.memory.population, own, budget, kept)
+                streams.append(jax.block_until_ready(small))
                 places.append(stayed)
                 seconds.append(time.perf_counter() - begin)
-            begin, room = time.perf_counter(), jnp.full(self.batch, kept)
-            tokens = _answer(
-                self.plain, params, NO_PARAMETERS, streams, prompt, room, limits, settled(kept), self.source.steps
-            )
-            parts = jax.block_until_ready(tokens).reshape(len(entries), self.batch, -1)
+            begin = time.perf_counter()
+            parts = self._decode(streams, prompt, limits).reshape(len(entries), self.batch, -1)
             each = (time.perf_counter() - begin) / len(entries)
             for entry, part, stayed, own_seconds in zip(entries, parts, places, seconds, strict=True):
                 yield Answered(entry, part, stayed, own_seconds + each)
@@ -201,7 +202,9 @@ class Answering:
         params = self.source.host.params
         for entry in self.entries:
             if entry.budget == WHOLE:
-                yield self._whole(entry, prompt, limits)
+                begin = time.perf_counter()
+                stream, places = _whole(_record(self.plain, params, prompt, self.use.chunk))
+                yield Answered(entry, self._decode([stream], prompt, limits), places, time.perf_counter() - begin)
                 continue
             begin, memory, engine = time.perf_counter(), entry.memory, entry.engine
             kept = self._slots(entry, prompt.context.shape[1])
@@ -218,16 +221,14 @@ class Answering:
             )
             yield Answered(entry, jax.block_until_ready(tokens), places, time.perf_counter() - begin)
 
-    def _whole(self, entry: Entry, prompt: Batch, limits: Array) -> Answered:
-        """The full cache: nothing watches, and no update is made."""
-        begin, params = time.perf_counter(), self.source.host.params
-        stream = unwatched(_record(self.plain, params, prompt, self.use.chunk))
-        kept = stream.cache.keys.shape[3]
-        budget, held = jnp.full(self.batch, kept), jnp.sum(stream.cache.valid, axis=-1)
+    def _decode(self, streams: Sequence[Stream], prompt: Batch, limits: Array) -> Int[Array, "answer step"]:
+        """Answers of streams with as many slots, which are judged no more."""
+        kept, params = streams[0].cache.keys.shape[3], self.source.host.params
+        room, schedule = jnp.full(self.batch, kept), settled(kept)
         tokens = _answer(
-            self.plain, params, NO_PARAMETERS, [stream], prompt, budget, limits, settled(kept), self.source.steps
+            self.plain, params, NO_PARAMETERS, streams, prompt, room, limits, schedule, self.source.steps
         )
-        return Answered(entry, jax.block_until_ready(tokens), _nowhere(held), time.perf_counter() - begin)
+        return jax.block_until_ready(tokens)
 
     def _elsewhere(self, other: OtherEngine, prompt: Batch, limits: Array) -> Iterator[Answered]:
         """Each memory evicts while another engine reads."""
@@ -244,8 +245,6 @@ class Answering:
 
     def _budgets(self, entry: Entry, prompt: Batch, kept: int) -> Int[Array, " prompt"]:
         """Tokens that each prompt may keep."""
-        if entry.budget == WHOLE:
-            return jnp.full(len(prompt.context), kept)
         tokens = budgets(entry.use, prompt, kept, entry.memory.selection)
         cache, state = self.bytes[entry.memory.name]
         if self.equal == "tokens" or entry.use.budget is None:

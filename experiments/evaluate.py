@@ -1,21 +1,17 @@
 """Memories and policies on the same prompts, batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.answers import Answered, Answering, Equal, OtherEngine
-from experiments.objective import UseConfig
-from experiments.prompts import Budget, PromptSource
+from experiments.answers import Answered, Answering
 from experiments.summary import WHOLE, Summary, Verdict, summarise
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Encoded
 from experiments.tasks.facts import facts, places
 from experiments.trace import Trace, kept_bits, pack, pack_counts, token_texts
-from namm.artefact import Memory
 
 
 class Finished(NamedTuple):
@@ -25,24 +21,8 @@ class Finished(NamedTuple):
     traces: list[Trace]
 
 
-@dataclass
-class Evaluator:
-    """Runs memories at budgets (by default the one of `use`) over prompts of a source; see `Answering` for the rest."""
-
-    source: PromptSource
-    memories: Sequence[Memory]
-    use: UseConfig
-    batch: int = 8
-    budgets: Sequence[Budget] = ()
-    equal: Equal = "tokens"
-    other: OtherEngine | None = None
-
-    def __post_init__(self) -> None:
-        budgets = self.budgets or (self.use.budget,)
-        self.answering = Answering(
-            self.source, self.memories, self.use, self.batch, budgets, self.equal, self.other
-        )
-        self.entries = self.answering.entries
+class Evaluator(Answering):
+    """Judges the answers to prompts of its source."""
 
     def run(self, split: Split, prompts: int, progress: Callable[[int], None], trace: int) -> Finished:
         """Every entry on the first prompts of a split (see `batches`)."""
@@ -58,7 +38,7 @@ class Evaluator:
 
         Prompts longer than TRACED tokens, or answered by another engine, have no traces.
         """
-        trace = trace if self.answering.traces else 0
+        trace = trace if self.traces else 0
         for begin in range(0, len(indices), self.batch):
             part = list(indices[begin : begin + self.batch])
             prompts = [self.source.prompt(split, index) for index in part]
@@ -67,7 +47,7 @@ class Evaluator:
             kept: list[dict[str, str]] = [{} for index in part if index < trace]
             over: list[dict[str, str]] = [{} for _ in kept]
             verdicts: list[Verdict] = []
-            for answered in self.answering.answer(self.source.arrays(filled), limits):
+            for answered in self.answer(self.source.arrays(filled), limits):
                 verdicts += (found := self._verdicts(split, part, prompts, answered))
                 if kept and answered.entry.budget != WHOLE:
                     origin = np.asarray(answered.places.origin)
@@ -126,7 +106,7 @@ class Evaluator:
 
     def summary(self, verdicts: Sequence[Verdict], reference: str) -> list[Summary]:
         """One row an entry, in the given order; differences are paired by prompt (see `Summary`)."""
-        return summarise(verdicts, self.answering.bytes, reference)
+        return summarise(verdicts, self.bytes, reference)
 
 
 def _over_time(answered: Answered, row: int, tokens: int) -> str:

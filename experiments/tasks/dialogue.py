@@ -6,12 +6,12 @@ here the dialogues before it stand in the prompt up to its length, all answered 
 answers there); whole dialogues are cut 80/10/10 into splits by the hash of their number.
 """
 
-import importlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from experiments.tasks.choices import LETTERS, Choice, read_choices
 from experiments.tasks.corpora import OPTION, data_file
 from experiments.tasks.fitting import largest
+from experiments.tasks.rows import from_hub
 from experiments.tasks.sample import Sample, Split, generator, held_in
 
 FILE = "dailydialog.jsonl"
@@ -85,17 +86,11 @@ def _begin(turn: Choice) -> str:
 
 def _from_hub() -> tuple[Choice, ...]:
     here = f"or put {FILE} (from SirLLM's repository) into the folder of {OPTION}"
-    try:
-        datasets = importlib.import_module("datasets")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"DailyDialog needs the package datasets: pip install 'namm[bench]', {here}"
-        ) from error
-    try:
-        rows, others = (datasets.load_dataset(HUB, split=part)["dialog"] for part in ("test", "validation"))
-    except Exception as error:  # the hub's clients raise errors of many kinds
-        raise FileNotFoundError(f"DailyDialog: cannot load {HUB} ({error}); go online, {here}") from error
-    return posed(rows, others)
+
+    def read(datasets: Any) -> list[Iterable[list[str]]]:
+        return [datasets.load_dataset(HUB, split=part)["dialog"] for part in ("test", "validation")]
+
+    return posed(*from_hub("DailyDialog", "DailyDialog", HUB, here, read))
 
 
 def posed(dialogues: Iterable[list[str]], others: Iterable[list[str]]) -> tuple[Choice, ...]:

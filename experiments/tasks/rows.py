@@ -42,6 +42,7 @@ class Identified(Protocol):
 
 
 T = TypeVar("T", bound=Identified)
+R = TypeVar("R")
 
 
 def file_rows(path: Path, benchmark: str) -> Iterator[Located]:
@@ -59,6 +60,16 @@ def file_rows(path: Path, benchmark: str) -> Iterator[Located]:
 def hub_rows(benchmark: str, hub: str, subset: str, own: str = "its .jsonl files") -> Iterator[Located]:
     """The test rows of a subset of a data set on the hub, through `datasets`; a folder may hold `own` instead."""
     here = f"or give {OPTION} a folder that holds {own} (see the benchmark's page)"
+
+    def read(datasets: Any) -> Iterable[object]:
+        return datasets.load_dataset(hub, subset, split="test")
+
+    for number, row in enumerate(from_hub(benchmark, f"{benchmark}, {subset}", hub, here, read)):
+        yield Located(f"{hub}, {subset}, row {number}", row)
+
+
+def from_hub(benchmark: str, what: str, hub: str, here: str, read: Callable[[Any], R]) -> R:
+    """What `read` makes of the package `datasets`; errors name `what` of `hub` was wanted and how else to get it."""
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError as error:
@@ -66,11 +77,9 @@ def hub_rows(benchmark: str, hub: str, subset: str, own: str = "its .jsonl files
             f"{benchmark} needs the package datasets: pip install 'namm[bench]', {here}"
         ) from error
     try:
-        rows: Iterable[object] = datasets.load_dataset(hub, subset, split="test")
+        return read(datasets)
     except Exception as error:  # the hub's clients raise errors of many kinds
-        raise FileNotFoundError(f"{benchmark}, {subset}: cannot load {hub} ({error}); go online, {here}") from error
-    for number, row in enumerate(rows):
-        yield Located(f"{hub}, {subset}, row {number}", row)
+        raise FileNotFoundError(f"{what}: cannot load {hub} ({error}); go online, {here}") from error
 
 
 def hub_file(benchmark: str, hub: str, name: str) -> Path:
