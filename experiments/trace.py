@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from namm.cache import CacheShape, SlotCache
 from namm.contract import Observation, Parameters, Policy, PolicyState
 
-ORIGIN, READ, HELD, UPDATES = "origin", "read", "held", "updates"
+ORIGIN, READ, HELD, UPDATES = (f"trace/{name}" for name in ("origin", "read", "held", "updates"))  # no policy's names
 PLACES = (READ, HELD, UPDATES)  # what is said of a whole head, beside ORIGIN of every slot
 TRACED = 32_768  # tokens of the longest prompts that are recorded token by token
 

@@ -11,6 +11,7 @@ from experiments.trace import HELD, ORIGIN, Traced, kept_bits, pack, pack_counts
 from hosts.rollout import Schedule, prefill
 from hosts.stream import Stream, make_engine
 from namm.artefact import Memory
+from namm.cache import CacheShape
 from namm.config import MemoryConfig
 from namm.selection import SelectionConfig
 from tests.random_host import SPEC, all_memories, random_memory, random_params
@@ -32,7 +33,17 @@ def read(memory: Memory, traced: bool, lengths: list[int], tokens: np.ndarray) -
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["namm-strict", "streaming-llm"])
+@pytest.mark.parametrize("name", all_memories())
+def test_the_policys_own_state_stays_apart(name: str) -> None:
+    memory, shape, key = all_memories()[name], CacheShape(SPEC.kv_heads, SPEC.group, 8, SPEC.head_dim), jax.random.key(0)
+    policy = make_engine(SPEC, memory.policy, memory.selection).policy
+    own, traced = policy.init(shape, key), Traced(policy, 3).init(shape, key)
+    for before, after, added in zip(own, traced, (1, 3), strict=True):
+        assert set(before) <= set(after) and len(after) == len(before) + added
+        assert all(np.array_equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("name", ["namm-strict", "streaming-llm", "random"])
 def test_origins_are_true_and_change_nothing(name: str) -> None:
     memory, lengths = all_memories()[name], [WIDTH, 50]
     tokens = np.random.default_rng().integers(0, SPEC.vocabulary - 1, (2, WIDTH)).astype(np.int32)
