@@ -35,7 +35,8 @@ def read(memory: Memory, traced: bool, lengths: list[int], tokens: np.ndarray) -
 
 @pytest.mark.parametrize("name", all_memories())
 def test_the_policys_own_state_stays_apart(name: str) -> None:
-    memory, shape, key = all_memories()[name], CacheShape(SPEC.kv_heads, SPEC.group, 8, SPEC.head_dim), jax.random.key(0)
+    memory, key = all_memories()[name], jax.random.key(0)
+    shape = CacheShape(SPEC.kv_heads, SPEC.group, 8, SPEC.head_dim)
     policy = make_engine(SPEC, memory.policy, memory.selection).policy
     own, traced = policy.init(shape, key), Traced(policy, 3).init(shape, key)
     for before, after, added in zip(own, traced, (1, 3), strict=True):
