@@ -102,12 +102,13 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     options = (memories, use, config.batch, config.budget, config.equal, other)
     evaluators = [Evaluator(source, *options) for source in sources]
     records, entries = Records(folder, settings), len(evaluators[0].entries)
-    done = [records.done(length, entries, config.prompts, config.batch) for length in config.length]
+    order = sources[0].mix.order(config.prompts)
+    done = [records.done(length, entries, order, config.batch) for length in config.length]
     records.rewrite()
     with Progress(console=console) as bar:
         task = bar.add_task("prompts", total=config.prompts * len(sources), completed=sum(done))
         for evaluator, begin in zip(evaluators, done, strict=True):
-            for finished in evaluator.batches(config.split, range(begin, config.prompts), config.trace):
+            for finished in evaluator.batches(config.split, order[begin:], config.trace):
                 records.append(*finished)
                 bar.advance(task, len(finished.verdicts) // entries)
     table = evaluators[0].summary(records.verdicts, memories[0].name)

@@ -27,40 +27,41 @@ class Evaluator(Answering):
     def run(self, split: Split, prompts: int, progress: Callable[[int], None], trace: int) -> Finished:
         """Every entry on the first prompts of a split (see `batches`)."""
         whole = Finished([], [])
-        for finished in self.batches(split, range(prompts), trace):
+        for finished in self.batches(split, self.source.mix.order(prompts), trace):
             whole.verdicts.extend(finished.verdicts)
             whole.traces.extend(finished.traces)
             progress(len(finished.verdicts) // len(self.entries))
         return whole
 
-    def batches(self, split: Split, indices: range, trace: int) -> Iterator[Finished]:
+    def batches(self, split: Split, indices: Sequence[int], trace: int) -> Iterator[Finished]:
         """Batch by batch: a verdict an entry and prompt, entry-major, and traces of the prompts below `trace`.
 
         Prompts longer than TRACED tokens, or answered by another engine, have no traces.
         """
         trace = trace if self.traces else 0
         for begin in range(0, len(indices), self.batch):
-            part = list(indices[begin : begin + self.batch])
+            part = indices[begin : begin + self.batch]
             prompts = [self.source.prompt(split, index) for index in part]
             filled = prompts + prompts[-1:] * (self.batch - len(part))  # one batch shape, one compilation
             limits = jnp.array([prompt.sample.max_new_tokens for prompt in filled])
-            kept: list[dict[str, str]] = [{} for index in part if index < trace]
-            over: list[dict[str, str]] = [{} for _ in kept]
+            traced = [row for row, index in enumerate(part) if index < trace]
+            kept: dict[int, dict[str, str]] = {row: {} for row in traced}
+            over: dict[int, dict[str, str]] = {row: {} for row in traced}
             verdicts: list[Verdict] = []
             for answered in self.answer(self.source.arrays(filled), limits):
                 verdicts += (found := self._verdicts(split, part, prompts, answered))
                 if kept and answered.entry.budget != WHOLE:
                     origin = np.asarray(answered.places.origin)
-                    for row, bits in enumerate(kept):
+                    for row, bits in kept.items():
                         tokens, name = len(prompts[row].context), found[row].entry
                         bits[name] = pack(kept_bits(origin[:, row], tokens))
                         if self.use.mode == "streaming":
                             over[row][name] = _over_time(answered, row, tokens)
-            traces = [self._trace(*one) for one in zip(part, prompts, kept, over, strict=False)]
+            traces = [self._trace(part[row], prompts[row], kept[row], over[row]) for row in traced]
             yield Finished(verdicts, traces)
 
     def _verdicts(
-        self, split: Split, part: list[int], prompts: list[Encoded], answered: Answered
+        self, split: Split, part: Sequence[int], prompts: list[Encoded], answered: Answered
     ) -> list[Verdict]:
         tokens, held = np.asarray(answered.tokens), np.asarray(answered.places.held)
         verdicts = []

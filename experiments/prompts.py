@@ -41,6 +41,10 @@ class TaskMix:
         if self.length < 64:
             raise ValueError(f"length is {self.length}; expected at least 64 tokens")
 
+    def order(self, prompts: int) -> list[int]:
+        """Indices of the first prompts task by task: a batch of one task ends when its own answers do."""
+        return sorted(range(prompts), key=lambda index: index % len(self.tasks))
+
 
 @dataclass
 class PromptSource:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,16 +62,17 @@ class Records:
         self.verdicts = read_verdicts(folder)
         self.traces = read_traces(folder)
 
-    def done(self, length: int, entries: int, prompts: int, batch: int) -> int:
-        """Prompts of a length that all entries have answered, in whole batches; what lies beyond is dropped."""
-        counts = [0] * prompts
-        for v in self.verdicts:
-            if v.length == length:
-                counts[v.index] += 1
-        complete = next((i for i, count in enumerate(counts) if count < entries), prompts)
-        done = complete if complete == prompts else complete // batch * batch
-        self.verdicts = [v for v in self.verdicts if v.length != length or v.index < done]
-        self.traces = [t for t in self.traces if t.length != length or t.index < done]
+    def done(self, length: int, entries: int, order: Sequence[int], batch: int) -> int:
+        """Prompts of a length, in the order of answering, that all entries have answered, in whole batches.
+
+        What lies beyond them is dropped.
+        """
+        counts = Counter(v.index for v in self.verdicts if v.length == length)
+        complete = next((n for n, index in enumerate(order) if counts[index] < entries), len(order))
+        done = complete if complete == len(order) else complete // batch * batch
+        kept = set(order[:done])
+        self.verdicts = [v for v in self.verdicts if v.length != length or v.index in kept]
+        self.traces = [t for t in self.traces if t.length != length or t.index in kept]
         return done
 
     def rewrite(self) -> None:

@@ -23,9 +23,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
     save_host(folder / "host", tiny_llama(max_position_embeddings=256, num_hidden_layers=1))
     lines = [{"context": f"the {i} is {i * 37}. ok", "question": f" {i}?", "answers": [str(i * 37)]} for i in range(40)]
     lines = [{**line, "max_new_tokens": 2} for line in lines]
-    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tasks = (str(folder / "own.jsonl"), str(folder / "more.jsonl"))
+    for path, part in zip(tasks, (lines[:25], lines[15:]), strict=True):
+        Path(path).write_text("\n".join(map(json.dumps, part)))
     return EvaluateConfig(
-        str(folder / "host"), ("streaming-llm",), (str(folder / "own.jsonl"),), (64, 96), (0.5, 12), "tokens",
+        str(folder / "host"), ("streaming-llm",), tasks, (64, 96), (0.5, 12), "tokens",
         "recorded", prompts=5, batch=2, interval=16, chunk=16, trace=3, folder=folder / "whole",
     )  # fmt: skip
 
@@ -70,6 +72,7 @@ def test_killed_and_resumed(
     assert len(again) == 6 - batches  # two lengths of three batches
     assert found(tmp_path) == found(whole)
     assert len(found(whole)[0]) == 2 * 3 * 5 and len(found(whole)[1]) == 2 * 3
+    assert list(dict.fromkeys(v.index for v in found(whole)[0])) == [0, 2, 4, 1, 3]  # task by task
 
 
 def test_a_finished_one_ends_at_once(config: EvaluateConfig, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
