@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -34,8 +35,13 @@ def _write_csv(path: Path, rows: Sequence[dict[Any, Any]]) -> None:
 
 
 def print_tables(console: Console, summaries: Sequence[Summary], verdicts: Sequence[Verdict]) -> None:
-    """The table; with several tasks a table of them, with several lengths what RULER makes of them."""
-    console.print(_main_table(summaries))
+    """A table a mode and length; with several tasks one of them, with several lengths what RULER makes of them."""
+    console.print("Score, 95% interval; paired by prompt: change = row minus full cache, lead = reference minus row")
+    groups: dict[tuple[str, int, int], list[Summary]] = {}
+    for summary in sorted(summaries, key=lambda s: (s.mode, s.length)):
+        groups.setdefault((summary.mode, summary.length, summary.prompts), []).append(summary)
+    for (mode, length, prompts), rows in groups.items():
+        console.print(_main_table(f"{mode}, {length} tokens, {prompts} prompts", rows))
     rows = by_task(verdicts)
     if len({row.task for row in rows}) > 2:  # one task and its mean say the same
         console.print(_task_table(rows))
@@ -78,25 +84,23 @@ def _length_table(rows: Sequence[LengthRow]) -> Table:
     return table
 
 
-def _main_table(summaries: Sequence[Summary]) -> Table:
-    """Best first within a mode and length (see `Summary` for change and lead)."""
-    title = "Score with 95% intervals; paired by prompt: change = row minus full cache, lead = reference minus row"
-    table = Table(title=title)
-    for name in ("memory", "budget", "mode"):
-        table.add_column(name)
-    for name in ("length", "prompts", "score", "change", "lead", "kept", "cache", "state", "seconds"):
+def _main_table(title: str, summaries: Sequence[Summary]) -> Table:
+    """Best first (see `Summary` for change and lead)."""
+    table = Table(title=title, box=SIMPLE, pad_edge=False)
+    table.add_column("memory")
+    for name in ("budget", "score", "change", "lead", "kept", "cache", "state", "time"):
         table.add_column(name, justify="right")
-    for s in sorted(summaries, key=lambda s: (s.mode, s.length, -s.score)):
+    for s in sorted(summaries, key=lambda s: -s.score):
         score = f"{s.score:.3f} [{s.low:.3f}, {s.high:.3f}]"
         differences = (signed(s.change, s.change_low, s.change_high), signed(s.lead, s.lead_low, s.lead_high))
-        sizes = (f"{s.kept:.1%}", size(s.cache_bytes), size(s.state_bytes), f"{s.seconds:.1f}")
-        table.add_row(s.memory, s.budget, s.mode, str(s.length), str(s.prompts), score, *differences, *sizes)
+        sizes = (f"{s.kept:.1%}", size(s.cache_bytes), size(s.state_bytes), f"{s.seconds:.0f} s")
+        table.add_row(s.memory, s.budget, score, *differences, *sizes)
     return table
 
 
 def signed(mean: float | None, low: float | None, high: float | None) -> str:
     """A difference with its interval, nothing where there is none."""
-    return "" if mean is None else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return "" if mean is None else f"{mean:+.3f} [{low:.3f}, {high:.3f}]"
 
 
 def size(count: int) -> str:
