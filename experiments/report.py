@@ -44,18 +44,21 @@ def print_tables(console: Console, summaries: Sequence[Summary], verdicts: Seque
         console.print(_main_table(f"{mode}, {length} tokens, {prompts} prompts", rows))
     rows = by_task(verdicts)
     if len({row.task for row in rows}) > 2:  # one task and its mean say the same
-        console.print(_task_table(rows))
+        for mode, length in sorted({(row.mode, row.length) for row in rows}):
+            title = f"{mode}, {length} tokens: mean score by task"
+            console.print(_task_table(title, [row for row in rows if (row.mode, row.length) == (mode, length)]))
     if len({row.length for row in rows}) > 1:
         console.print(_length_table(by_length(rows)))
 
 
-def _task_table(rows: Sequence[TaskRow]) -> Table:
-    table = Table(title="Mean score by task")
+def _task_table(title: str, rows: Sequence[TaskRow]) -> Table:
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
     names, lines = tasks_side_by_side(rows)
-    for name in ("memory", "budget", "mode", "length", *names):
-        table.add_column(name, justify="left" if name in ("memory", "mode") else "right")
-    for key, scores in lines.items():
-        table.add_row(*map(str, key), *(f"{scores[name]:.3f}" if name in scores else "" for name in names))
+    table.add_column("memory")
+    for name in ("budget", *names):
+        table.add_column(name.removeprefix("ruler/").replace("_", "\n"), justify="right")
+    for (memory, budget, *_), scores in lines.items():
+        table.add_row(memory, budget, *(f"{scores[name]:.2f}" if name in scores else "" for name in names))
     return table
 
 

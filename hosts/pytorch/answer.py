@@ -9,6 +9,8 @@ from torch import Tensor
 from hosts.pytorch.attach import attach, settle
 from namm.artefact import Memory
 
+_NEVER = 2**30  # tokens between updates of a memory that drops nothing
+
 
 class Answers(NamedTuple):
     """Generated ids (-1 after the end), and the tokens that every layer and head kept of the contexts."""
@@ -40,7 +42,7 @@ def answer(
     Updates go on while it answers. `hosts.rollout.generate` reads a question in one piece even where it is longer than
     the memory's interval; here an update falls due within it.
     """
-    with attach(model, memory, budget):
+    with attach(model, memory, budget, memory.interval if budget is not None else _NEVER):
         cache = _read(model, context, None).past_key_values
         settle(model)
         held = torch.stack([layer.valid.sum(-1) for layer in cache.memory_layers])

@@ -5,6 +5,7 @@ a time, [batch, head, query, slot] floats. Elsewhere the output comes from `scal
 that weighs the last queries alone gets theirs from a pass of their own.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,12 +20,20 @@ NAME = "namm"  # the attention implementation of a model with a memory attached;
 
 
 class Chunk:
-    """The rows of one forward: positions [batch, query], tokens per row, tokens seen before."""
+    """The rows of one forward: positions [batch, query], tokens per row, tokens seen before.
+
+    evict: what a layer does once its attention is done, so that no two layers ever hold a whole interval.
+    """
 
     def __init__(
-        self, layers: list[NammLayer], positions: Int[Tensor, "batch query"], counts: list[int], seen: list[int]
+        self,
+        layers: list[NammLayer],
+        positions: Int[Tensor, "batch query"],
+        counts: list[int],
+        seen: list[int],
+        evict: Callable[[NammLayer], None] | None,
     ):
-        self.layers, self.positions = layers, positions
+        self.layers, self.positions, self.evict = layers, positions, evict
         self.counts, self.seen = tuple(counts), tuple(seen)
 
 
@@ -51,9 +60,11 @@ def slot_attention(
         out, attention = attend(query, key, value, hidden, scale)
     else:
         out, attention = _fast(query, key, value, hidden, scale, dropout), None
-    if needs & {"attention", "queries"}:
-        with torch.no_grad():
+    with torch.no_grad():
+        if needs & {"attention", "queries"}:
             _observe(layer, namm_chunk, query, hidden, scale, attention)
+        if namm_chunk.evict is not None:
+            namm_chunk.evict(layer)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -118,6 +129,8 @@ def attend(
 
     The weights are the mean over the query heads of each KV head. `hidden` covers the last slots only (`_hidden`).
     """
+    if query.shape[2] == 1:
+        return _attend_one(query, keys, values, hidden, scaling)
     groups = query.float().unflatten(1, (keys.shape[1], -1)).unbind(2)
     wide = keys.float().transpose(2, 3)
     outputs, total = [], None
@@ -134,6 +147,19 @@ def attend(
     assert total is not None
     out = torch.stack(outputs, 2).flatten(1, 2) if outputs else query
     return out, total.div_(len(groups)) if len(groups) > 1 else total
+
+
+def _attend_one(
+    query: Tensor, keys: Tensor, values: Tensor | None, hidden: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """`attend` of a single query: all heads of a group at once, their weights are small."""
+    folded = query.float().unflatten(1, (keys.shape[1], -1))[:, :, :, 0]
+    logits = (folded * scaling) @ keys.float().transpose(2, 3)
+    if hidden is not None:
+        logits[..., -hidden.shape[3] :].masked_fill_(hidden, -torch.inf)
+    weights = logits.softmax(-1)
+    out = query if values is None else (weights.to(values.dtype) @ values).flatten(1, 2)[:, :, None]
+    return out, weights.detach().mean(2, keepdim=True)
 
 
 def rotate(

@@ -214,6 +214,10 @@ class NammCache(RowChanges, Cache):
         tensors = [x for layer in self.memory_layers if layer.is_initialized for x in layer.slots[:2]]
         return sum(x.untyped_storage().nbytes() for x in tensors)
 
+    def measure(self) -> None:
+        """Remember the most bytes so far."""
+        self.peak_bytes = max(self.peak_bytes, self.bytes())
+
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         for layer in self.memory_layers:
             layer.map_rows(change)

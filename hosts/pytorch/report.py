@@ -13,9 +13,9 @@ from hosts.pytorch.cache import NammCache
 class Report:
     """Of one cache, keys and values only.
 
-    kept: tokens per layer, each [batch, head]. seen: tokens read per row. bytes: now; peak_bytes: the most after
-    any forward (while a layer takes in a chunk or is compacted, its old and new slots stand side by side for a moment);
-    full_bytes: of a stock cache after the same call.
+    kept: tokens per layer, each [batch, head]. seen: tokens read per row. bytes: now; peak_bytes: the most before
+    any update and after any forward (while a layer takes in a chunk or is compacted, its old and new slots stand side
+    by side for a moment); full_bytes: of a stock cache after the same call.
     """
 
     kept: list[Int[Tensor, "batch head"]]

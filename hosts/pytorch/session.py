@@ -1,5 +1,6 @@
 """What stands between a model and its decoder while a memory is attached: chunks, signals, updates."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, cast
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hosts.pytorch.attention import Chunk, rotate
-from hosts.pytorch.cache import NammCache
+from hosts.pytorch.cache import NammCache, NammLayer
 from namm.artefact import Memory
 from namm.contract import SIGNALS
 from namm.pytorch import port
@@ -115,37 +116,54 @@ class Session:
         room = self.schedule.interval - min(cache.window)
         for layer in cache.memory_layers:
             layer.expect(positions, real, all(count == length for count in counts), room)
-        chunk = Chunk(cache.memory_layers, positions, counts, list(cache.seen))
+        windows = [window + count for window, count in zip(cache.window, counts, strict=True)]
+        seen = [n + count for n, count in zip(cache.seen, counts, strict=True)]
+        due = [window >= self.schedule.interval for window in windows]
+        evict = self._eviction(cache, due, seen)
+        at_once = None if self.signals else evict  # signals come with the last layer's output
+        chunk = Chunk(cache.memory_layers, positions, counts, list(cache.seen), at_once)
         tokens = inputs.take(at)
         out = forward(
             **tokens, attention_mask=None, position_ids=positions, past_key_values=cache, use_cache=True,
             namm_chunk=chunk, **options,
         )
-        cache.peak_bytes = max(cache.peak_bytes, cache.bytes())
+        cache.measure()
         with torch.no_grad():
             if self.signals:
                 self._annotate(cache, tokens, out.last_hidden_state, real, counts)
-            self._advance(cache, counts)
+                if evict is not None:
+                    for layer in cache.memory_layers:
+                        evict(layer)
+        cache.seen, cache.window = seen, windows
+        cache.position = [n + count for n, count in zip(cache.position, counts, strict=True)]
+        self._restart(cache, due)
         return out
-
-    def _advance(self, cache: NammCache, counts: list[int]) -> None:
-        for name in ("seen", "position", "window"):
-            setattr(cache, name, [n + count for n, count in zip(getattr(cache, name), counts, strict=True)])
-        self._evict(cache, [window >= self.schedule.interval for window in cache.window])
 
     def settle(self, cache: NammCache) -> None:
         """An update now, in every row that read a token since its last one."""
+        due = [window > 0 for window in cache.window]
         with torch.no_grad():
-            self._evict(cache, [window > 0 for window in cache.window])
+            if evict := self._eviction(cache, due, cache.seen):
+                for layer in cache.memory_layers:
+                    evict(layer)
+        self._restart(cache, due)
 
-    def _evict(self, cache: NammCache, due: list[bool]) -> None:
+    def _eviction(self, cache: NammCache, due: list[bool], seen: list[int]) -> Callable[[NammLayer], None] | None:
+        """What an update of the rows that are due, `seen` tokens read, does to a layer; None where no row is."""
         if not any(due):
-            return
-        budget = self.schedule.tokens(cache.seen, self.memory.selection)
-        for layer in cache.memory_layers:
+            return None
+        budget = self.schedule.tokens(seen, self.memory.selection)
+
+        def evict(layer: NammLayer) -> None:
+            cache.measure()
             layer.evict(torch.tensor(due), budget, self.memory.selection, self.turn if self.slot_rule else None)
+
+        return evict
+
+    def _restart(self, cache: NammCache, due: list[bool]) -> None:
+        """A new window in the rows that were due."""
         cache.window = [0 if d else n for d, n in zip(due, cache.window, strict=True)]
-        if self.slot_rule:
+        if self.slot_rule and any(due):
             filled = cache.memory_layers[0].valid[:, 0].sum(-1).tolist()
             cache.position = [int(f) if d else n for f, d, n in zip(filled, due, cache.position, strict=True)]
 

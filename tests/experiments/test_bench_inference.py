@@ -20,7 +20,7 @@ def test_peaks_times_and_the_file(tmp_path: Path, capsys) -> None:
     token = 2 * 2 * 2 * 8 * 4 / 2**20  # layers, heads, key and value, dimensions, float32
     for row, kept in zip(rows[::3], (16, 16, 32, 32), strict=True):
         assert row["second"] == kept * token
-        assert kept < row["first"] / token <= kept + 32 and f"({kept} + 32)" in row["aim"]
+        assert kept < row["first"] / token <= kept + 32 / 2  # one of two layers at a time holds an interval
     assert all(row["ratio"] > 0 for row in rows)
 
 
