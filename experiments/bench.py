@@ -20,7 +20,7 @@ from rich.table import Table
 
 from evolve.strategy import SearchConfig, make_strategy
 from experiments.evaluate import Evaluator
-from experiments.objective import KEEP_ALL, UseConfig, score_recorded, score_streaming
+from experiments.objective import FULL, KEEP_ALL, UseConfig, score_recorded, score_streaming
 from experiments.prompts import PromptSource, TaskMix
 from experiments.recipes import smollm2
 from experiments.tasks.ruler import RULER
@@ -109,7 +109,7 @@ def products(params: Any, hidden: Array) -> Array:
 def bench_host(host: Host, rounds: int) -> list[Ratio]:
     """Prefill and a plain causal forward against their projections alone (attention's products count as overhead)."""
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, host.spec.vocabulary, (1, 512)), jnp.int32)
-    engine = make_engine(host.spec, training_free("keep-all").policy, KEEP_ALL)
+    engine = make_engine(host.spec, training_free(FULL).policy, KEEP_ALL)
     read = jax.jit(partial(record, engine), static_argnames="chunk")
     bare = jax.jit(lambda p, t: products(p, embed(p, t)[0]))
     alone = partial(bare, host.params, tokens)
@@ -216,15 +216,15 @@ def _scorers(host: Host, source: PromptSource, memory: Memory, pop: int, indices
 
 
 def bench_evaluation(host: Host, length: int, rounds: int) -> list[Ratio]:
-    """The tasks of RULER with the full cache and a quarter of it, one prompt at a time against batches of eight."""
+    """Tasks of RULER with the full cache, one prompt at a time against a batch of eight."""
     source = PromptSource(host, TaskMix(tuple(task.name for task in RULER), length))
-    memories, prompts = [training_free("keydiff", interval=128), training_free("keep-all")], 16
+    memories, prompts = [training_free(FULL)], 8
 
     def run(batch: int) -> Any:
-        return Evaluator(source, memories, UseConfig("streaming", 0.25), batch).run("test", prompts, lambda _: None, 0)
+        return Evaluator(source, memories, UseConfig("streaming"), batch).run("test", prompts, lambda _: None, 0)
 
-    what = f"evaluation, {prompts} prompts of RULER at {length} tokens: one at a time / batches of 8"
-    return [Ratio(what, "at least 2", *in_turn(partial(run, 1), partial(run, 8), rounds))]
+    what = f"evaluation, {prompts} prompts of RULER at {length} tokens: one at a time / together"
+    return [Ratio(what, "at least 2", *in_turn(partial(run, 1), partial(run, prompts), rounds))]
 
 
 def bench_state(host: Host) -> list[Ratio]:

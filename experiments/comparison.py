@@ -31,7 +31,7 @@ from namm.artefact import Memory
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Memories and policies on held-out prompts of tasks, at one budget. The same command again resumes.
+    """Memories and policies on held-out prompts of tasks, at equal budgets. The same command again resumes.
 
     memory: folders of trained memories, names of shipped ones, or policies (see `namm policies`); "keep-all" is always
     added, and the first one is the reference of the leads. length: one or more prompt lengths in tokens;
