@@ -129,12 +129,12 @@ def attend(
 
     The weights are the mean over the query heads of each KV head. `hidden` covers the last slots only (`_hidden`).
     """
-    if query.shape[2] == 1:
-        return _attend_one(query, keys, values, hidden, scaling)
-    groups = query.float().unflatten(1, (keys.shape[1], -1)).unbind(2)
+    grouped, single = query.float().unflatten(1, (keys.shape[1], -1)), query.shape[2] == 1
+    # a single query's weights are small: all heads of a group at once
+    parts = [grouped.flatten(2, 3)] if single else grouped.unbind(2)
     wide = keys.float().transpose(2, 3)
     outputs, total = [], None
-    for part in groups:
+    for part in parts:
         logits = (part * scaling) @ wide
         if hidden is not None:
             logits[..., -hidden.shape[3] :].masked_fill_(hidden, -torch.inf)
@@ -143,23 +143,12 @@ def attend(
             outputs.append(weights.to(values.dtype) @ values)
         if weights.requires_grad:  # the backward pass needs the weights as they are
             weights = weights.detach().clone()
+        if single:
+            weights = weights.sum(2, keepdim=True)
         total = weights if total is None else total.add_(weights)
     assert total is not None
-    out = torch.stack(outputs, 2).flatten(1, 2) if outputs else query
-    return out, total.div_(len(groups)) if len(groups) > 1 else total
-
-
-def _attend_one(
-    query: Tensor, keys: Tensor, values: Tensor | None, hidden: Tensor | None, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """`attend` of a single query: all heads of a group at once, their weights are small."""
-    folded = query.float().unflatten(1, (keys.shape[1], -1))[:, :, :, 0]
-    logits = (folded * scaling) @ keys.float().transpose(2, 3)
-    if hidden is not None:
-        logits[..., -hidden.shape[3] :].masked_fill_(hidden, -torch.inf)
-    weights = logits.softmax(-1)
-    out = query if values is None else (weights.to(values.dtype) @ values).flatten(1, 2)[:, :, None]
-    return out, weights.detach().mean(2, keepdim=True)
+    out = torch.stack(outputs, 2).reshape(query.shape) if outputs else query
+    return out, total.div_(grouped.shape[2])
 
 
 def rotate(
