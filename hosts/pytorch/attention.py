@@ -129,26 +129,31 @@ def attend(
 
     The weights are the mean over the query heads of each KV head. `hidden` covers the last slots only (`_hidden`).
     """
-    grouped, single = query.float().unflatten(1, (keys.shape[1], -1)), query.shape[2] == 1
-    # a single query's weights are small: all heads of a group at once
-    parts = [grouped.flatten(2, 3)] if single else grouped.unbind(2)
-    wide = keys.float().transpose(2, 3)
+    grouped, wide = query.float().unflatten(1, (keys.shape[1], -1)), keys.float().transpose(2, 3)
+    if query.shape[2] == 1:  # the weights are small: all heads of a group at once
+        out, weights = _weigh(grouped.flatten(2, 3), wide, values, hidden, scaling)
+        return (query if out is None else out.reshape(query.shape)), weights.detach().mean(2, keepdim=True)
     outputs, total = [], None
-    for part in parts:
-        logits = (part * scaling) @ wide
-        if hidden is not None:
-            logits[..., -hidden.shape[3] :].masked_fill_(hidden, -torch.inf)
-        weights = logits.softmax(-1)
-        if values is not None:
-            outputs.append(weights.to(values.dtype) @ values)
+    for part in grouped.unbind(2):
+        out, weights = _weigh(part, wide, values, hidden, scaling)
+        outputs.append(out)
         if weights.requires_grad:  # the backward pass needs the weights as they are
             weights = weights.detach().clone()
-        if single:
-            weights = weights.sum(2, keepdim=True)
         total = weights if total is None else total.add_(weights)
     assert total is not None
-    out = torch.stack(outputs, 2).reshape(query.shape) if outputs else query
+    out = query if values is None else torch.stack(outputs, 2).reshape(query.shape)
     return out, total.div_(grouped.shape[2])
+
+
+def _weigh(
+    query: Tensor, wide: Tensor, values: Tensor | None, hidden: Tensor | None, scaling: float
+) -> tuple[Tensor | None, Tensor]:
+    """Output and softmax weights of one query per KV head and row; `wide` are keys [batch, head, dim, slot]."""
+    logits = (query * scaling) @ wide
+    if hidden is not None:
+        logits[..., -hidden.shape[3] :].masked_fill_(hidden, -torch.inf)
+    weights = logits.softmax(-1)
+    return (None if values is None else weights.to(values.dtype) @ values), weights
 
 
 def rotate(
