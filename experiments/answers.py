@@ -138,7 +138,7 @@ class Answering:
             if memory.policy.name == FULL:
                 self.entries.append(self._entry(memory, self.use, WHOLE))
                 continue
-            for budget in self.budgets or (self.use.budget,):
+            for budget in self.budgets or self.use.each:
                 self.entries.append(self._entry(memory, replace(self.use, budget=budget), budget_label(budget)))
         self.plain = Engine(self.source.host.spec, load_policy(FULL), KEEP_ALL, self.source.mix.length)
         self.bytes = token_bytes(self.memories, self.source.host)

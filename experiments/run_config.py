@@ -63,7 +63,9 @@ class RunConfig:
 
     name: of the run and of the memory it makes. host: see `namm hosts`. warm_start: weight of a feature block in the
     first score (zero weights otherwise). candidates: scored at once (memory bounds it; 0 = all). policies: hand-written
-    rivals in the final table. time_limit: seconds of search, after which it ends as if complete.
+    rivals in the final table. disk: GiB of prompts, as the full cache read them, that are kept in the cache folder for
+    further runs (SmolLM2: 46 KB a token and what the memory carries); 0 for none. time_limit: seconds of search, after
+    which it ends as if complete.
     """
 
     name: str
@@ -82,6 +84,7 @@ class RunConfig:
     dtype: Precision = "float32"
     model_devices: int = 1
     seed: int = 0
+    disk: float = 0.0
     time_limit: float | None = None
     report_to: tuple[str, ...] = ()
 
@@ -108,6 +111,8 @@ class RunConfig:
             raise ValueError(
                 f"candidates is {self.candidates}; expected a divisor of search.population {self.search.population}"
             )
+        if self.disk < 0:
+            raise ValueError(f"disk is {self.disk}; expected GiB, 0 or more")
         self._check_interval()
 
     def _check_interval(self) -> None:

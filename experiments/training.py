@@ -24,16 +24,13 @@ from experiments.figures import draw_curves
 from experiments.objective import (
     FULL,
     Outcome,
-    Record,
-    RecordPool,
     budgets,
     engine_for,
     score_recorded,
     score_streaming,
-    spectrum_statistics,
-    stack,
 )
 from experiments.prompts import PromptSource
+from experiments.recordings import Record, RecordPool, spectrum_statistics, stack
 from experiments.records import write_records
 from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
@@ -69,7 +66,9 @@ class StageRunner:
         counts = self.config.prompts
         kept_records = counts.pool + counts.validation + counts.batch
         at_once = min(counts.fresh, counts.batch)  # what a generation adds is read without filler
-        self.pool = RecordPool(self.engine, self.host.params, self.source, self.config.use.chunk, kept_records, at_once)
+        self.pool = RecordPool(
+            self.engine, self.host.params, self.source, self.config.use.chunk, kept_records, at_once, self.config.disk
+        )
         self.mesh = make_mesh(self.config.model_devices)
         check_population(self.config.search.population, self.mesh)
         self.kept = self.config.use.kept(self.source.widths.context)
@@ -106,15 +105,16 @@ class StageRunner:
         parts, references = [], []
         for begin in range(0, len(indices), size):
             records = self.pool.get(split, indices[begin : begin + size])
-            parts.append(self._score_batch(evolved, records))
+            samples = [index // len(self.stage.tasks) for index in indices[begin : begin + size]]
+            parts.append(self._score_batch(evolved, records, samples))
             references += records
         outcome = Outcome(*(np.concatenate(leaf, axis=1) for leaf in zip(*parts, strict=True)))
         exact, grade = (np.array([getattr(one, name) for one in references]) for name in ("exact", "grade"))
         return outcome, exact, grade
 
-    def _score_batch(self, evolved: PyTree, records: list[Record]) -> Outcome:
+    def _score_batch(self, evolved: PyTree, records: list[Record], samples: list[int]) -> Outcome:
         stream, prompt = stack(records)
-        budget = budgets(self.config.use, prompt, self.kept, self.memory.selection)
+        budget = budgets(self.config.use, prompt, self.kept, self.memory.selection, samples)
         shared = (stream, prompt, budget) if self.config.use.mode == "recorded" else (prompt, budget)
         pop = jax.tree.leaves(evolved)[0].shape[0]
         step = self.config.candidates or pop
@@ -235,7 +235,8 @@ def train(config: RunConfig, folder: Path, console: Console) -> Memory:
     return memory
 
 
-FREE = ("time_limit", "report_to", "policies", "validate_every", "candidates")  # may change from one start to the next
+# May change from one start to the next.
+FREE = ("time_limit", "report_to", "policies", "validate_every", "candidates", "disk")
 GROWING = ("name", "stages", "prompts")  # may change where later stages go on from earlier ones
 
 

@@ -1,0 +1,123 @@
+"""Prompts read once with the full cache and kept: the last used in memory, more of them on disk."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.objective import full_answer, summarise
+from experiments.prompts import PromptSource, Widths, fit
+from experiments.record_disk import RecordDisk, describe
+from experiments.tasks import Split
+from experiments.tasks.encoding import Batch
+from hosts.llama import Params
+from hosts.rollout import record
+from hosts.smollm2 import cache_folder
+from hosts.stream import Engine, Stream, start
+
+
+class Record(NamedTuple):
+    """One prompt read with the full cache (leaves without a batch axis), and how the full cache answers it."""
+
+    stream: Stream
+    prompt: Batch
+    exact: np.ndarray
+    grade: np.ndarray
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def record_batch(engine: Engine, params: Params, prompt: Batch, chunk: int, key: Array) -> tuple[Stream, Array, Array]:
+    """Full-cache pass over contexts and the full cache's own answers."""
+    stream = record(engine, params, prompt.context, prompt.context_length, chunk, key)
+    answers = full_answer(engine, params, stream, prompt, stream.cache.keys.shape[3])
+    exact, grade = summarise(answers, 1)
+    return stream, exact[0], grade[0]
+
+
+@dataclass
+class RecordPool:
+    """The records last used, bounded: prompts are drawn from them, and fresh ones keep arriving.
+
+    gib: of further records in the cache folder, for the runs that come after; 0 for none.
+    """
+
+    engine: Engine
+    params: Params
+    source: PromptSource
+    chunk: int
+    size: int
+    batch: int = 8
+    gib: float = 0.0
+    records: "OrderedDict[tuple[Split, int], Record]" = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self.disk = None
+        if self.gib:
+            settings = (self.engine.spec, self.engine.policy, self.engine.length, self.chunk, self.batch)
+            told = describe(*settings, params=self.params)
+            self.disk = RecordDisk(cache_folder() / "records", int(self.gib * 2**30), told)
+
+    def get(self, split: Split, indices: list[int]) -> list[Record]:
+        """Records of these prompts, made where missing; beyond `size` those longest unused are dropped."""
+        missing = [index for index in indices if (split, index) not in self.records]
+        if self.disk is not None:
+            missing = [index for index in missing if not self._found(self.disk, split, index)]
+        for begin in range(0, len(missing), self.batch):
+            part = missing[begin : begin + self.batch]
+            filled = part + part[-1:] * (self.batch - len(part))  # one batch shape, one compilation
+            made = self._record(split, filled)
+            for index, one in zip(part, made, strict=False):
+                self.records[split, index] = one
+                if self.disk is not None:
+                    self.disk.put(one.prompt, one)
+        for index in indices:
+            self.records.move_to_end((split, index))
+        found = [self.records[split, index] for index in indices]
+        while len(self.records) > self.size:
+            self.records.popitem(last=False)
+        return found
+
+    def _found(self, disk: RecordDisk, split: Split, index: int) -> bool:
+        """Take a record from the disk, if it is there."""
+        prompt = Batch(*(x[0] for x in self.source.batch(split, [index])))
+        stream = jax.eval_shape(partial(start, self.engine, self.params, 1, 1), jax.random.key(0))
+        record = disk.get(prompt, jax.tree.structure(Record(stream, prompt, np.zeros(()), np.zeros(()))))
+        if record is not None:
+            self.records[split, index] = record
+        return record is not None
+
+    def _record(self, split: Split, indices: list[int]) -> list[Record]:
+        prompt = self.source.batch(split, indices)
+        stream, exact, grade = record_batch(self.engine, self.params, prompt, self.chunk, jax.random.key(0))
+        host = jax.tree.map(np.asarray, stream)
+        return [
+            Record(_row(host, i), Batch(*(x[i] for x in prompt)), np.asarray(exact)[i], np.asarray(grade)[i])
+            for i in range(len(indices))
+        ]
+
+
+def _row(stream: Stream, i: int) -> Stream:
+    layered = jax.tree.map(lambda x: x[:, i], stream[:2])
+    return Stream(*layered, *(x[i] for x in stream[2:]))
+
+
+def stack(records: list[Record]) -> tuple[Stream, Batch]:
+    """Records side by side as one batch."""
+    streams = [one.stream for one in records]
+    layered = jax.tree.map(lambda *xs: np.stack(xs, axis=1), *(s[:2] for s in streams))
+    rest = (np.stack(xs) for xs in zip(*(s[2:] for s in streams), strict=True))
+    widths = Widths(*(max(getattr(one.prompt, part).shape[-1] for one in records) for part in Batch._fields[::2]))
+    prompt: Any = (np.stack(x) for x in zip(*(fit(one.prompt, widths) for one in records), strict=True))
+    return Stream(*layered, *rest), Batch(*prompt)
+
+
+def spectrum_statistics(records: list[Record]) -> dict[str, Array]:
+    """Frozen normalisation: mean and variance per frequency over layers, heads, tokens and prompts, nothing evicted."""
+    rows = [one.stream.state.slots["average"][one.stream.cache.valid] for one in records]
+    values = np.concatenate(rows).astype(np.float64)
+    return {"mean": jnp.asarray(values.mean(0), jnp.float32), "variance": jnp.asarray(values.var(0), jnp.float32)}
