@@ -16,9 +16,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from evolve.cma import CmaState, ask_cma, cma_constants, init_cma, tell_cma
+from evolve.lmma import LmmaState, ask_lmma, init_lmma, lmma_constants, tell_lmma
 from evolve.ranking import share_ties
 
-Algorithm = Literal["sep-cma-es", "iso-cma-es", "cma-es", "snes", "open-es", "pgpe"]
+Algorithm = Literal["sep-cma-es", "iso-cma-es", "cma-es", "lm-ma-es", "snes", "open-es", "pgpe"]
 _GRADIENT_STEPS = ("open-es", "pgpe")
 
 
@@ -115,35 +116,76 @@ class Strategy(ABC):
 
 def make_strategy(config: SearchConfig, like: PyTree) -> Strategy:
     """The strategy that `config` names, for parameters shaped like `like`."""
-    return FullCma(config, like) if config.algorithm == "cma-es" else EvosaxStrategy(config, like)
+    hosted = {"cma-es": FullCma, "lm-ma-es": LimitedMemory}
+    return hosted.get(config.algorithm, EvosaxStrategy)(config, like)
 
 
-class FullCma(Strategy):
-    """Full-covariance CMA-ES (`evolve.cma`): float64 on the host, 16 n^2 bytes of state."""
+class _HostStrategy(Strategy):
+    """A strategy in float64 on the host, on flat vectors."""
 
     def __init__(self, config: SearchConfig, like: PyTree):
         super().__init__(config, like)
-        self._constants = cma_constants(self.dim, config.population)
         self._unravel_members = jax.jit(jax.vmap(self._unravel))
         self._ravel_members = jax.jit(jax.vmap(lambda member: ravel_pytree(member)[0]))
 
     def ask(self, key: Key[Array, ""], state: PyTree) -> tuple[PyTree, PyTree]:
-        members = ask_cma(key, state, self.config.population)
-        return self._unravel_members(members.astype(np.float32)), state
+        return self._unravel_members(self._draw(key, state).astype(np.float32)), state
 
     def mean(self, state: PyTree) -> PyTree:
         return self._unravel(jnp.asarray(state.mean, jnp.float32))
 
-    def _init(self, key: Array, mean: PyTree) -> CmaState:
-        return init_cma(np.asarray(ravel_pytree(mean)[0], np.float64), self.config.sigma)
+    def _init(self, key: Array, mean: PyTree) -> PyTree:
+        return self._start(np.asarray(ravel_pytree(mean)[0], np.float64))
 
-    def _tell(self, population: PyTree, fitness: np.ndarray, state: CmaState) -> CmaState:
+    def _tell(self, population: PyTree, fitness: np.ndarray, state: PyTree) -> PyTree:
         # The members as they were evaluated (rounded to float32), not as they were drawn.
-        members = np.asarray(self._ravel_members(population), np.float64)
+        return self._move(np.asarray(self._ravel_members(population), np.float64), fitness, state)
+
+    def _sigma(self, state: PyTree) -> Any:
+        return state.sigma
+
+    @abstractmethod
+    def _start(self, mean: Float[np.ndarray, " dim"]) -> PyTree: ...
+
+    @abstractmethod
+    def _draw(self, key: Array, state: PyTree) -> Float[np.ndarray, "pop dim"]: ...
+
+    @abstractmethod
+    def _move(self, members: Float[np.ndarray, "pop dim"], fitness: np.ndarray, state: PyTree) -> PyTree: ...
+
+
+class FullCma(_HostStrategy):
+    """Full-covariance CMA-ES (`evolve.cma`): 16 n^2 bytes of state."""
+
+    def __init__(self, config: SearchConfig, like: PyTree):
+        super().__init__(config, like)
+        self._constants = cma_constants(self.dim, config.population)
+
+    def _start(self, mean: np.ndarray) -> CmaState:
+        return init_cma(mean, self.config.sigma)
+
+    def _draw(self, key: Array, state: CmaState) -> np.ndarray:
+        return ask_cma(key, state, self.config.population)
+
+    def _move(self, members: np.ndarray, fitness: np.ndarray, state: CmaState) -> CmaState:
         return tell_cma(members, fitness, state, self._constants)
 
-    def _sigma(self, state: CmaState) -> Any:
-        return state.sigma
+
+class LimitedMemory(_HostStrategy):
+    """LM-MA-ES (`evolve.lmma`): a low-rank covariance."""
+
+    def __init__(self, config: SearchConfig, like: PyTree):
+        super().__init__(config, like)
+        self._constants = lmma_constants(self.dim, config.population)
+
+    def _start(self, mean: np.ndarray) -> LmmaState:
+        return init_lmma(mean, self.config.sigma, self._constants)
+
+    def _draw(self, key: Array, state: LmmaState) -> np.ndarray:
+        return ask_lmma(key, state, self.config.population, self._constants)
+
+    def _move(self, members: np.ndarray, fitness: np.ndarray, state: LmmaState) -> LmmaState:
+        return tell_lmma(members, fitness, state, self._constants)
 
 
 class EvosaxStrategy(Strategy):

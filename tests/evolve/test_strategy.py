@@ -71,7 +71,7 @@ def test_flat_generation_changes_nothing(algorithm):
 
 
 @pytest.mark.parametrize("fitness", [np.arange(16), np.arange(16) // 12, np.arange(16) // 4 == 0, np.arange(16) // 3])
-@pytest.mark.parametrize("algorithm", ["sep-cma-es", "iso-cma-es", "cma-es"])
+@pytest.mark.parametrize("algorithm", ["sep-cma-es", "iso-cma-es", "cma-es", "lm-ma-es"])
 def test_ties_do_not_bias_sigma(algorithm, fitness):
     """Under fitness unrelated to the members the path gains its expected length, c (2 - c) n, whatever is tied."""
     dim, lengths = 300, []
@@ -79,8 +79,9 @@ def test_ties_do_not_bias_sigma(algorithm, fitness):
     for seed in range(6):
         population, asked = strategy.ask(jax.random.key(seed), state)
         after, _ = strategy.tell(population, fitness.astype(float), asked)
-        lengths.append(np.sum(np.square(after.path_sigma if algorithm == "cma-es" else after.p_std)))
-    c = strategy._constants.c_sigma if algorithm == "cma-es" else float(strategy._params.c_std)
+        path = {"cma-es": "path_sigma", "lm-ma-es": "path"}.get(algorithm, "p_std")
+        lengths.append(np.sum(np.square(getattr(after, path))))
+    c = strategy._constants.c_sigma if hasattr(strategy, "_constants") else float(strategy._params.c_std)
     assert np.mean(lengths) / (c * (2 - c) * dim) == pytest.approx(1, abs=0.15)
 
 
