@@ -10,6 +10,7 @@ from rich.console import Console
 USAGE = """usage: namm COMMAND [options]
 
   evolve [RECIPE]   search a memory for a frozen host, compare it with hand-written policies
+  searches          variants of a recipe at equal evaluations and several seeds: which way of searching wins
   evaluate          memories and policies side by side on the same prompts; again to resume
   report FOLDER     a page and figures of an evaluation or a search
   convert           a checkpoint of the original implementation into a memory's folder
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], None]] = {
         "evolve": _evolve,
+        "searches": _searches,
         "evaluate": _evaluate,
         "convert": _convert,
         "stream": _stream,
@@ -91,6 +93,12 @@ def _evolve(words: list[str]) -> None:
 
     use_data_folder(options.data_dir)
     train(options.config, options.folder or Path("runs") / options.config.name, console())
+
+
+def _searches(words: list[str]) -> None:
+    from experiments.searches import SearchesConfig, searches
+
+    searches(tyro.cli(SearchesConfig, args=words, prog="namm searches"), console())
 
 
 def _evaluate(words: list[str]) -> None:

@@ -121,6 +121,27 @@ def _line(axis: Any, history: Sequence[dict[str, Any]], name: str, label: str, *
         axis.plot(*zip(*points, strict=True), label=label, **style)
 
 
+def draw_searches(rows: Sequence[Any], path: Path) -> None:
+    """Validation score over evaluations, mean and range over seeds; one panel a variant, the first one in each.
+
+    rows: `experiments.searches.SearchRow`.
+    """
+    names = list(dict.fromkeys(row.variant for row in rows))
+    figure, panels = _panels(len(names), (3.6, 2.8))
+    low, high = (pick(value for row in rows for _, value in row.curve) for pick in (min, max))
+    for panel, name in zip(panels, names, strict=True):
+        for shown, colour in dict.fromkeys([(names[0], "0.6"), (name, "tab:blue")]):
+            curves = [dict(row.curve) for row in rows if row.variant == shown]
+            at = sorted(set.intersection(*(set(curve) for curve in curves)))
+            values = np.array([[curve[n] for n in at] for curve in curves])
+            panel.plot(at, values.mean(0), color=colour, label=shown)
+            panel.fill_between(at, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+        panel.set(title=name, xlabel="evaluations", ylim=(low - 0.05, high + 0.05))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("validation score")
+    figure.savefig(path, dpi=120)
+
+
 def draw_stream(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Perplexity and resident memory over the tokens of a stream, one line a memory."""
     figure = Figure(figsize=(8, 6), layout="constrained")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,11 +140,14 @@ class StageRunner:
 
     def validation(self, mean: PyTree) -> dict[str, float]:
         """The mean of the distribution on held-back prompts; log-likelihood breaks the ties of exact matches."""
+        found = self.judge(mean, "validation", self.config.prompts.validation)
+        return {"score": found["exact"] + self.config.fitness.grade_weight * found["grade"], **found}
+
+    def judge(self, mean: PyTree, split: Split, prompts: int) -> dict[str, float]:
+        """Means over the first prompts of a split, the full cache's beside them."""
         one = jax.tree.map(lambda x: jnp.repeat(x[None], self.mesh.shape["pop"], axis=0), mean)
-        outcome, exact, grade = self.score(one, "validation", list(range(self.config.prompts.validation)))
-        weight = self.config.fitness.grade_weight
+        outcome, exact, grade = self.score(one, split, list(range(prompts)))
         return {
-            "score": float(outcome.exact[0].mean() + weight * outcome.grade[0].mean()),
             "exact": float(outcome.exact[0].mean()),
             "grade": float(outcome.grade[0].mean()),
             "full_exact": float(exact.mean()),
@@ -198,6 +201,31 @@ def train(config: RunConfig, folder: Path, console: Console) -> Memory:
         (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
     console.print(f"Host {config.host}: loading")
     host = load_host(config.host, dtype=jnp.dtype(config.dtype), rope=config.rope)
+    found = evolve_memory(config, host, folder, console)
+    if not writes():
+        return found.memory
+    path = folder / RESULT
+    found.memory.save_pretrained(path)
+    draw_curves(found.result.history, folder / "curves.png", config.name)
+    if found.result.stopped == "interrupted":
+        return found.memory
+    console.print(f"Evolved memory: {path} ({time.monotonic() - begin:.0f} s). Comparing on held-out prompts")
+    compare(config, host, found.start, found.memory, folder, console)
+    console.print(f"Done in {time.monotonic() - begin:.0f} s. Use it with namm.load({str(path)!r})")
+    return found.memory
+
+
+class Found(NamedTuple):
+    """A search's outcome: its best validated mean, and what makes the runner of its last stage."""
+
+    start: Memory
+    memory: Memory
+    result: RunResult
+    runner: Callable[[], StageRunner]
+
+
+def evolve_memory(config: RunConfig, host: Host, folder: Path, console: Console) -> Found:
+    """The search alone, going on from the folder's newest checkpoint."""
     first = starting_runner(config, host, folder)
     start = first.memory
     runner = functools.cache(lambda i: first if i == 0 else StageRunner(config, config.stages[i], host, start))
@@ -217,22 +245,9 @@ def train(config: RunConfig, folder: Path, console: Console) -> Memory:
         report_to=config.report_to,  # type: ignore[arg-type]
         console=console,
     )
-    memory = replace(
-        start,
-        params=Parameters(result.best_mean, start.params.frozen),
-        provenance=provenance(config, result),
-    )
-    if not writes():
-        return memory
-    path = folder / RESULT
-    memory.save_pretrained(path)
-    draw_curves(result.history, folder / "curves.png", config.name)
-    if result.stopped == "interrupted":
-        return memory
-    console.print(f"Evolved memory: {path} ({time.monotonic() - begin:.0f} s). Comparing on held-out prompts")
-    compare(config, host, start, memory, folder, console)
-    console.print(f"Done in {time.monotonic() - begin:.0f} s. Use it with namm.load({str(path)!r})")
-    return memory
+    params = Parameters(result.best_mean, start.params.frozen)
+    memory = replace(start, params=params, provenance=provenance(config, result))
+    return Found(start, memory, result, lambda: runner(len(stages) - 1))
 
 
 # May change from one start to the next.

@@ -1,0 +1,97 @@
+"""Ways to search that `namm searches` compares: each changes one thing of a recipe and costs as many evaluations."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from evolve.strategy import SearchConfig
+from experiments.run_config import RunConfig, StageConfig
+from namm.config import ScorerConfig
+
+Change = Callable[[RunConfig], RunConfig]
+
+
+def strategy(algorithm: str, **options: float) -> Change:
+    """Another strategy from the same distribution."""
+    return lambda config: replace(
+        config, search=SearchConfig(algorithm, config.search.population, config.search.sigma, **options)  # type: ignore[arg-type]
+    )
+
+
+def features(*names: str) -> Change:
+    """Other feature blocks; a warm start of blocks that are gone goes with them."""
+
+    def change(config: RunConfig) -> RunConfig:
+        warm = {name: weight for name, weight in config.warm_start.items() if name in names}
+        return replace(config, memory=replace(config.memory, features=names), warm_start=warm)
+
+    return change
+
+
+def scorer(kind: str) -> Change:
+    return lambda config: replace(config, memory=replace(config.memory, scorer=ScorerConfig(kind)))  # type: ignore[arg-type]
+
+
+def warm(**weights: float) -> Change:
+    """Another start: the weights of feature blocks in the first score."""
+    named = {name.replace("_", "-"): weight for name, weight in weights.items()}
+    return lambda config: replace(config, warm_start=named)
+
+
+def step(factor: float) -> Change:
+    """A wider or narrower first distribution."""
+    return lambda config: replace(config, search=replace(config.search, sigma=config.search.sigma * factor))
+
+
+def exact(config: RunConfig) -> RunConfig:
+    """Fitness by exact matches alone."""
+    return replace(config, fitness=replace(config.fitness, grade_weight=0.0))
+
+
+def spread(factor: int) -> Change:
+    """`factor` times the generations, each with so many times fewer prompts."""
+
+    def change(config: RunConfig) -> RunConfig:
+        counts, stages = config.prompts, config.stages
+        longer = tuple(replace(stage, generations=stage.generations * factor) for stage in stages)
+        fewer = replace(counts, draw=counts.draw // factor, fresh=max(counts.fresh // factor, 1))
+        every = config.validate_every * factor
+        return replace(config, stages=longer, prompts=fewer, validate_every=every)
+
+    return change
+
+
+def curriculum(config: RunConfig) -> RunConfig:
+    """Half of the generations at half of the length first."""
+    last = config.stages[-1]
+    half = last.generations // 2
+    short = StageConfig(last.tasks, last.length // 2, half)
+    return replace(config, stages=(*config.stages[:-1], short, replace(last, generations=last.generations - half)))
+
+
+ATTENTION = ("recency", "spectrum")  # the original's
+VARIANTS: dict[str, Change] = {
+    "recipe": lambda config: config,
+    "cma-es": strategy("cma-es"),
+    "iso-cma-es": strategy("iso-cma-es"),
+    "lm-ma-es": strategy("lm-ma-es"),
+    "snes": strategy("snes"),
+    "open-es": strategy("open-es", learning_rate=0.05),
+    "pgpe": strategy("pgpe", learning_rate=0.05),
+    "sigma-half": step(0.5),
+    "sigma-triple": step(3.0),
+    "exact-fitness": exact,
+    "warm-start": warm(key_cosine=-1.0),
+    "cold-start": warm(),
+    "original-features": features(*ATTENTION),
+    "with-key-cosine": features(*ATTENTION, "key-cosine"),
+    "with-value-cosine": features(*ATTENTION, "value-cosine"),
+    "with-norms": features(*ATTENTION, "norms"),
+    "with-near": features(*ATTENTION, "near"),
+    "with-surprisal": features(*ATTENTION, "surprisal"),
+    "without-spectrum": features("recency", "key-cosine", "value-cosine", "norms", "near"),
+    "linear": scorer("linear"),
+    "mlp": scorer("mlp"),
+    "bam": scorer("bam"),
+    "fewer-prompts": spread(2),
+    "curriculum": curriculum,
+}
