@@ -18,6 +18,7 @@ USAGE = """usage: namm COMMAND [options]
   chat              talk with a host in constant memory
   policies          the training-free policies and the memories that ship
   hosts             the frozen models that can be named
+  device            an accelerator checked and timed against its limits, and a search on it in pieces
   bench             speed of the parts, as ratios in one run
   bench inference   a Hugging Face model with a memory against itself without: cache bytes, prefill, decoding
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": _report,
         "policies": _policies,
         "hosts": _hosts,
+        "device": _device,
         "bench": _bench,
     }
     if not words or words[0] in ("-h", "--help"):
@@ -99,6 +101,12 @@ def _searches(words: list[str]) -> None:
     from experiments.searches import SearchesConfig, searches
 
     searches(tyro.cli(SearchesConfig, args=words, prog="namm searches"), console())
+
+
+def _device(words: list[str]) -> None:
+    from experiments.device import DeviceConfig, device
+
+    device(tyro.cli(DeviceConfig, args=words, prog="namm device"), console())
 
 
 def _evaluate(words: list[str]) -> None:

@@ -192,8 +192,11 @@ def writes() -> bool:
     return jax.process_index() == 0
 
 
-def train(config: RunConfig, folder: Path, console: Console) -> Memory:
-    """Search, save the best validated mean as an artefact, compare it with the rivals on held-out prompts."""
+def train(config: RunConfig, folder: Path, console: Console, in_pieces: bool = False) -> Memory:
+    """Search, save the best validated mean as an artefact, compare it with the rivals on held-out prompts.
+
+    in_pieces: a search that its time limit ended is not compared yet; the next call goes on with it.
+    """
     begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     _check_goes_on(config, folder / "run.json")
@@ -207,7 +210,7 @@ def train(config: RunConfig, folder: Path, console: Console) -> Memory:
     path = folder / RESULT
     found.memory.save_pretrained(path)
     draw_curves(found.result.history, folder / "curves.png", config.name)
-    if found.result.stopped == "interrupted":
+    if found.result.stopped == "interrupted" or (in_pieces and found.result.stopped == "time limit"):
         return found.memory
     console.print(f"Evolved memory: {path} ({time.monotonic() - begin:.0f} s). Comparing on held-out prompts")
     compare(config, host, found.start, found.memory, folder, console)
