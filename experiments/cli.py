@@ -11,6 +11,7 @@ USAGE = """usage: namm COMMAND [options]
 
   evolve [RECIPE]   search a memory for a frozen host, compare it with hand-written policies
   searches          variants of a recipe at equal evaluations and several seeds: which way of searching wins
+  agreement         do candidates rank alike when they evict from a record and while they read?
   evaluate          memories and policies side by side on the same prompts; again to resume
   report FOLDER     a page and figures of an evaluation or a search
   convert           a checkpoint of the original implementation into a memory's folder
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {
         "evolve": _evolve,
         "searches": _searches,
+        "agreement": _agreement,
         "evaluate": _evaluate,
         "convert": _convert,
         "stream": _stream,
@@ -101,6 +103,12 @@ def _searches(words: list[str]) -> None:
     from experiments.searches import SearchesConfig, searches
 
     searches(tyro.cli(SearchesConfig, args=words, prog="namm searches"), console())
+
+
+def _agreement(words: list[str]) -> None:
+    from experiments.agreement import AgreementConfig, agreement
+
+    agreement(tyro.cli(AgreementConfig, args=words, prog="namm agreement"), console())
 
 
 def _device(words: list[str]) -> None:
