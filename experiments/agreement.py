@@ -127,7 +127,7 @@ def agree(config: AgreementConfig, memory: Memory, host: Host, length: int, budg
         rank=rank,
         low=low,
         high=high,
-        exact_rank=float(spearmanr(exact, live).statistic) if told_apart else None,
+        exact_rank=_spearman(exact, live) if told_apart else None,
         recorded=float(exact[0]),
         streaming=float(live[0]),
         best=1 + int(np.sum(second > second[np.argmax(first)])),
@@ -151,11 +151,16 @@ def candidates(memory: Memory, count: int, spread: float, seed: int) -> Any:
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
     """Spearman's correlation with its 95% interval (Bonett and Wright, Psychometrika 65, 2000)."""
-    rank = float(np.clip(spearmanr(first, second).statistic, -1.0, 1.0))
+    rank = _spearman(first, second)
     if abs(rank) == 1.0:
         return rank, rank, rank
     half = 1.96 * np.sqrt((1 + rank**2 / 2) / (len(first) - 3))
     return rank, float(np.tanh(np.arctanh(rank) - half)), float(np.tanh(np.arctanh(rank) + half))
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    found: Any = spearmanr(first, second)
+    return float(np.clip(found.statistic, -1.0, 1.0))
 
 
 def _runner(
