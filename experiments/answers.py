@@ -16,8 +16,9 @@ from experiments.prompts import Budget, PromptSource, budget_label
 from experiments.summary import WHOLE
 from experiments.tasks.encoding import Batch
 from experiments.trace import HELD, ORIGIN, TRACED, Traced
+from hosts.decoding import Decoding, advance, finish, start_decoding
 from hosts.llama import Params
-from hosts.rollout import Schedule, falls_due, generate, prefill, record, settled
+from hosts.rollout import Schedule, falls_due, prefill, record, settled
 from hosts.stream import Engine, Stream, compress, make_engine, tile_rows, unwatched
 from hosts.weights import Host
 from namm.artefact import Memory
@@ -55,7 +56,7 @@ class Answered(NamedTuple):
     """An entry on a batch of prompts: generated ids (-1 after the end), what stayed, and the seconds it took."""
 
     entry: Entry
-    tokens: Int[Array, "prompt step"]
+    tokens: Int[np.ndarray, "prompt step"]
     places: Places
     seconds: float
 
@@ -97,18 +98,38 @@ def _nowhere(held: Int[Array, "layer prompt head"]) -> Places:
 
 
 @partial(jax.jit, static_argnums=(0, 7, 8))
-def _answer(
+def _begin(
     engine: Engine, params: Params, memory: Parameters, streams: Sequence[Stream], prompt: Batch, budget: Array,
     limits: Array, schedule: Schedule, steps: int,
-) -> Int[Array, "answer step"]:
+) -> Decoding:
     """Answers of every stream, stream-major; each holds the same prompts."""
     layered = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *(s[:2] for s in streams))
     rest = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(s[2:] for s in streams))
     question, length, budget, limits = tile_rows((*prompt[2:4], budget, limits), len(streams))
-    return generate(
-        engine, params, memory, Stream(*layered, *rest), question, length, budget, schedule, steps,
-        engine.spec.eos_ids, limits,
+    return start_decoding(
+        engine, params, memory, Stream(*layered, *rest), question, length, budget, schedule, steps, limits
     )
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _advance(
+    engine: Engine, params: Params, memory: Parameters, decoding: Decoding, budget: Array, schedule: Schedule,
+    until: Int[Array, ""] | int,
+) -> Decoding:
+    return advance(engine, params, memory, decoding, budget, schedule, engine.spec.eos_ids, until)
+
+
+def _answer(
+    engine: Engine, params: Params, memory: Parameters, streams: Sequence[Stream], prompt: Batch, budget: Array,
+    limits: Array, schedule: Schedule, steps: int,
+) -> Int[np.ndarray, "answer step"]:
+    """Greedy answers; where no update can fall due, finished rows are let go."""
+    decoding = _begin(engine, params, memory, streams, prompt, budget, limits, schedule, steps)
+
+    def run(decoding: Decoding, until: int) -> Decoding:
+        return _advance(engine, params, memory, decoding, budget, schedule, until)
+
+    return np.asarray(run(decoding, 0).out) if decoding.past is None else finish(run, decoding)
 
 
 @dataclass
@@ -219,16 +240,15 @@ class Answering:
             tokens = _answer(
                 answering, params, parameters, [stream], prompt, budget, limits, schedule, self.source.steps
             )
-            yield Answered(entry, jax.block_until_ready(tokens), places, time.perf_counter() - begin)
+            yield Answered(entry, tokens, places, time.perf_counter() - begin)
 
-    def _decode(self, streams: Sequence[Stream], prompt: Batch, limits: Array) -> Int[Array, "answer step"]:
+    def _decode(self, streams: Sequence[Stream], prompt: Batch, limits: Array) -> Int[np.ndarray, "answer step"]:
         """Answers of streams with as many slots, which are judged no more."""
         kept, params = streams[0].cache.keys.shape[3], self.source.host.params
         room, schedule = jnp.full(self.batch, kept), settled(kept)
-        tokens = _answer(
+        return _answer(
             self.plain, params, NO_PARAMETERS, streams, prompt, room, limits, schedule, self.source.steps
         )
-        return jax.block_until_ready(tokens)
 
     def _elsewhere(self, other: OtherEngine, prompt: Batch, limits: Array) -> Iterator[Answered]:
         """Each memory evicts while another engine reads."""
@@ -236,8 +256,8 @@ class Answering:
             begin = time.perf_counter()
             kept = self._slots(entry, prompt.context.shape[1])
             budget = None if entry.budget == WHOLE else tuple(self._budgets(entry, prompt, kept).tolist())
-            tokens, held = map(jnp.asarray, other(entry.memory, budget, prompt, limits))
-            yield Answered(entry, tokens, _nowhere(held), time.perf_counter() - begin)
+            tokens, held = other(entry.memory, budget, prompt, limits)
+            yield Answered(entry, tokens, _nowhere(jnp.asarray(held)), time.perf_counter() - begin)
 
     def _slots(self, entry: Entry, full: int) -> int:
         """Slots for kept tokens; the full cache is given all its `full` slots."""

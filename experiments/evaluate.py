@@ -63,7 +63,7 @@ class Evaluator(Answering):
     def _verdicts(
         self, split: Split, part: Sequence[int], prompts: list[Encoded], answered: Answered
     ) -> list[Verdict]:
-        tokens, held = np.asarray(answered.tokens), np.asarray(answered.places.held)
+        tokens, held = answered.tokens, np.asarray(answered.places.held)
         verdicts = []
         for row, (index, prompt) in enumerate(zip(part, prompts, strict=False)):
             ids, sample = tokens[row], prompt.sample

@@ -5,7 +5,6 @@ Recorded: `record` reads the context once with the full cache, `compress` evicts
 candidates. Contexts are right-padded integer arrays with their lengths; `left_to_right` takes left-padded ones.
 """
 
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -165,7 +164,7 @@ def extend(
     layout: Layout,
     past: SlotCache | None,
 ) -> tuple[Stream, Float[Array, "batch query hidden"]]:
-    """Read a question (or one decoded token) behind the context (see `_make_room` for `past`).
+    """Read a question (or one decoded token) behind the context (see `make_room` for `past`).
 
     Without `past`, an update follows in the rows whose window is full.
     """
@@ -188,7 +187,7 @@ def falls_due(schedule: Schedule, window: int, question: int, steps: int) -> boo
     return pending + question + steps >= schedule.interval
 
 
-def _make_room(
+def make_room(
     stream: Stream, schedule: Schedule, question: int, steps: int
 ) -> tuple[Stream, SlotCache | None, Layout]:
     """The stream with slots for question and answer, and the slots of the context where no update can fall due there.
@@ -219,7 +218,7 @@ def likelihood(
     """Teacher-forced scoring of targets after questions; batch = rows of the stream. The head runs on targets alone."""
     steps = target.shape[1]
     tokens = _join(question, question_length, target, target_length)
-    stream, past, layout = _make_room(stream, schedule, tokens.shape[1], 0)
+    stream, past, layout = make_room(stream, schedule, tokens.shape[1], 0)
     counts = question_length + target_length - 1
     _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, past)
     columns = question_length[:, None] - 1 + jnp.arange(steps)
@@ -239,43 +238,3 @@ def _join(
     padded = jnp.pad(question, ((0, 0), (0, target.shape[1] - 1)))
     place = jnp.clip(columns - question_length[:, None], 0, target.shape[1] - 1)
     return jnp.where(columns < question_length[:, None], padded, jnp.take_along_axis(target, place, axis=1))
-
-
-def generate(
-    engine: Engine,
-    params: Params,
-    memory: Parameters,
-    stream: Stream,
-    question: Int[Array, "batch query"],
-    question_length: Int[Array, " batch"],
-    budget: Int[Array, " prompt"],
-    schedule: Schedule,
-    steps: int,
-    eos: tuple[int, ...],
-    limits: Int[Array, " batch"] | None = None,
-) -> Int[Array, "batch step"]:
-    """Greedy decoding after questions: -1 after an end-of-sequence token, a row's limit or, at the latest, `steps`."""
-    limits = jnp.full(len(question), steps) if limits is None else limits
-    stream, past, layout = _make_room(stream, schedule, question.shape[1], steps)
-    call = partial(extend, engine, params, memory)
-    stream, _ = call(stream, question, question_length, budget, schedule, layout, past)
-    ends = jnp.array(eos, jnp.int32)
-
-    def pick(stream: Stream) -> Array:
-        return jnp.argmax(logits(params, engine.spec, stream.hidden), axis=-1).astype(jnp.int32)
-
-    def step(carry: tuple[Array, Stream, Array, Array]) -> tuple[Array, Stream, Array, Array]:
-        index, stream, done, out = carry
-        token = pick(stream)
-        done = done | jnp.isin(token, ends) | (index >= limits)
-        out = out.at[:, index].set(jnp.where(done, -1, token))
-        counts = jnp.where(done, 0, 1)
-        stream, _ = call(stream, token[:, None], counts, budget, schedule, layout, past)
-        return index + 1, stream, done, out
-
-    def going(carry: tuple[Array, Stream, Array, Array]) -> Array:
-        return (carry[0] < steps) & ~jnp.all(carry[2])
-
-    rows = len(question)
-    initial = (jnp.int32(0), stream, jnp.zeros(rows, bool), jnp.full((rows, steps), -1, jnp.int32))
-    return jax.lax.while_loop(going, step, initial)[3]

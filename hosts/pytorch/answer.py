@@ -39,7 +39,7 @@ def answer(
     """Read contexts under a memory, update once more at their end, then read questions and decode greedily.
 
     budget: tokens a head of every row, None for "keep-all". A row ends at its limit (tokens) or an end-of-sequence id.
-    Updates go on while it answers. `hosts.rollout.generate` reads a question in one piece even where it is longer than
+    Updates go on while it answers. `hosts.decoding.generate` reads a question in one piece even where it is longer than
     the memory's interval; here an update falls due within it.
     """
     with attach(model, memory, budget, memory.interval if budget is not None else _NEVER):
