@@ -18,6 +18,7 @@ from namm.contract import Observation
 
 RECENCY_WIDTH = 8
 NEAR = 4  # positions to either side; measured on SmolLM2 needles: 4 above 2 and 8
+LEAST = 1e-6  # attention below it is as good as none
 RECENCY_BASE = 50000.0  # wavelength base of the age embedding
 
 
@@ -55,12 +56,10 @@ def fourier_basis(config: SpectrumConfig) -> Float[np.ndarray, "window two_freq"
     return np.concatenate([hann[:, None] * np.cos(angle), -hann[:, None] * np.sin(angle)], axis=1)
 
 
-def spectrum_slots(config: SpectrumConfig, shape: CacheShape) -> dict[str, Array]:
-    """Per slot: `average` [freq] and `recent`, the attention of the last `window` queries, oldest first."""
-    return {
-        "average": jnp.zeros((shape.heads, shape.slots, config.bins), jnp.float32),
-        "recent": jnp.zeros((shape.heads, shape.slots, config.window), jnp.float32),
-    }
+def spectrum_slots(config: SpectrumConfig, shape: CacheShape, averaged: bool = True) -> dict[str, Array]:
+    """Per slot: `recent`, the attention of the last `window` queries, oldest first, and, if `averaged`, `average`."""
+    widths = {"recent": config.window, **({"average": config.bins} if averaged else {})}
+    return {name: jnp.zeros((shape.heads, shape.slots, width), jnp.float32) for name, width in widths.items()}
 
 
 def frame_magnitudes(
@@ -80,11 +79,15 @@ def observe_spectrum(
 ) -> dict[str, Array]:
     """Take in a chunk of queries: every frame that completes enters the average, the last `window` samples are kept.
 
-    Queries that do not fill a hop wait in `recent`, so any chunking of the same queries gives the same average.
+    Queries that do not fill a hop wait in `recent`, so any chunking of the same queries gives the same average. Slots
+    that carry no average keep the samples alone.
     """
     queries = observation.attention.shape[1]
     rows = jnp.swapaxes(observation.attention.astype(jnp.float32), 1, 2)
     samples = jnp.concatenate([slots["recent"], rows], axis=2)
+    recent = jax.lax.dynamic_slice_in_dim(samples, observation.count, config.window, axis=2)
+    if "average" not in slots:
+        return {"recent": recent}
     pending = observation.seen % config.hop
     most = (config.hop - 1 + queries) // config.hop
     average = slots["average"]
@@ -100,7 +103,6 @@ def observe_spectrum(
         # rows past `count` may hold anything: their frames are left out, not multiplied by zero
         magnitudes = jnp.where(age[:, None] >= 0, magnitudes, 0.0)
         average = decay**complete * average + jnp.einsum("hsfb,f->hsb", magnitudes, weights)
-    recent = jax.lax.dynamic_slice_in_dim(samples, observation.count, config.window, axis=2)
     return {"average": average, "recent": recent}
 
 
@@ -159,6 +161,26 @@ def near_mean(x: Float[Array, "head slot width"], cache: SlotCache) -> Float[Arr
     return jax.vmap(head)(positions, sums)
 
 
+def over_heads(values: Float[Array, "head slot"], cache: SlotCache) -> Float[Array, "head slot"]:
+    """Mean over all heads of a layer, matched by position; a head that does not hold a token adds nothing."""
+    heads, slots = cache.positions.shape
+    tokens = jnp.where(cache.valid, cache.positions, -1).reshape(-1)
+    _, token = jnp.unique(tokens, return_inverse=True, size=heads * slots)
+    held = jnp.where(cache.valid, values, 0.0).reshape(-1)
+    total = jax.ops.segment_sum(held, token.reshape(-1), heads * slots)
+    return total[token].reshape(heads, slots) / heads
+
+
+def latest(recent: Float[Array, "head slot query"], cache: SlotCache) -> Float[Array, "head slot 4"]:
+    """Log attention from the newest query and from the last `window` of them, of this head and of the layer's heads.
+
+    What TOVA (arXiv 2401.06104) and SnapKV (arXiv 2404.14469) rank by, each relative to the head's other tokens.
+    """
+    own = (recent[..., -1], jnp.mean(recent, axis=-1))
+    raw = [*own, *(over_heads(x, cache) for x in own)]
+    return jnp.stack([standardise(jnp.log(x + LEAST), cache.valid) for x in raw], axis=-1)
+
+
 @dataclass(frozen=True)
 class Block:
     """A named group of features: its width, what the host must provide, and how it is computed from the slots."""
@@ -174,6 +196,7 @@ def blocks(spectrum: SpectrumConfig) -> dict[str, Block]:
     return {
         "recency": Block(RECENCY_WIDTH, nothing, lambda slots, cache: recency(cache.positions, cache.valid)),
         "spectrum": Block(spectrum.bins, frozenset({"attention"}), lambda slots, cache: slots["average"]),
+        "latest": Block(4, frozenset({"attention"}), lambda slots, cache: latest(slots["recent"], cache)),
         "key-cosine": Block(1, nothing, lambda slots, cache: content(cache)[..., :1]),
         "value-cosine": Block(1, nothing, lambda slots, cache: content(cache)[..., 1:2]),
         "norms": Block(2, nothing, lambda slots, cache: content(cache)[..., 2:]),

@@ -13,6 +13,7 @@ from namm.contract import Observation, Parameters, PolicyState
 from namm.features import SpectrumConfig, blocks, observe_spectrum, spectrum_slots
 from namm.network import make_scorer
 
+WATCHING = {"spectrum", "latest"}  # blocks of the attention that `observe_spectrum` takes in
 DEVIATION_FLOOR = 1e-7  # of the normalised spectrum (arXiv 2410.13166, released configuration)
 
 
@@ -35,14 +36,14 @@ class NammPolicy:
     def init(self, shape: CacheShape, key: Array) -> PolicyState:
         del key
         slots: dict[str, Array] = {}
-        if "spectrum" in self.config.features:
-            slots |= spectrum_slots(self.config.spectrum, shape)
+        if WATCHING & set(self.config.features):
+            slots |= spectrum_slots(self.config.spectrum, shape, "spectrum" in self.config.features)
         if "surprisal" in self.config.features:
             slots["surprisal"] = jnp.zeros((shape.heads, shape.slots), jnp.float32)
         return PolicyState(slots, {})
 
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
-        if "spectrum" not in self.config.features:
+        if not WATCHING & set(self.config.features):
             return state
         seen = observe_spectrum(self.config.spectrum, state.slots, observation)
         return state._replace(slots={**state.slots, **seen})

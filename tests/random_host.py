@@ -65,7 +65,7 @@ def random_memory(seed: int, config: MemoryConfig) -> Memory:
     return make("noise", config, Parameters(noise, memory.params.frozen))
 
 
-ALL_FEATURES = ("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near", "surprisal")
+ALL_FEATURES = ("recency", "spectrum", "latest", "key-cosine", "value-cosine", "norms", "near", "surprisal")
 BUDGETED = SelectionConfig(threshold=None)
 
 
@@ -75,6 +75,9 @@ def all_memories() -> dict[str, Memory]:
     memories["namm"] = random_memory(0, MemoryConfig(interval=INTERVAL, selection=BUDGETED))
     memories["namm-all-features"] = random_memory(
         1, MemoryConfig(ALL_FEATURES, interval=INTERVAL, selection=BUDGETED)
+    )
+    memories["namm-latest"] = random_memory(
+        3, MemoryConfig(("latest", "near"), interval=INTERVAL, selection=BUDGETED)
     )
     memories["namm-strict"] = random_memory(2, MemoryConfig(interval=INTERVAL, selection=SelectionConfig("strict")))
     return memories

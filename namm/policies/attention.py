@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from namm.cache import CacheShape, SlotCache
 from namm.contract import Observation, PolicyState
+from namm.features import over_heads
 from namm.policies.base import BasePolicy, newest, pack, unpack, wide
 
 
@@ -57,12 +58,7 @@ class LastQuery(BasePolicy):
         return state._replace(slots={"last": jnp.where(observation.count > 0, last, state.slots["last"])})
 
     def score(self, params: Any, state: PolicyState, cache: SlotCache) -> tuple[Float[Array, "head slot"], PolicyState]:
-        heads, slots = cache.positions.shape
-        tokens = jnp.where(cache.valid, cache.positions, -1).reshape(-1)
-        _, token = jnp.unique(tokens, return_inverse=True, size=heads * slots)
-        received = jnp.where(cache.valid, state.slots["last"], 0.0).reshape(-1)
-        total = jax.ops.segment_sum(received, token.reshape(-1), heads * slots)
-        return total[token].reshape(heads, slots) / heads, state
+        return over_heads(state.slots["last"], cache), state
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
+from namm.pytorch.features import over_heads
 from namm.pytorch.position import BasePort, Scored, sinks_first
 from namm.pytorch.state import (
     CacheShape,
@@ -51,14 +52,7 @@ class LastQuery(BasePort):
         return state._replace(slots={"last": slide(rows, observation.counts, 1)[:, :, 0].contiguous()})
 
     def score(self, state: PolicyState, cache: SlotCache) -> Scored:
-        batch, heads, slots = cache.positions.shape
-        received = torch.where(cache.valid, state.slots["last"], 0.0).flatten(1)
-        positions = torch.where(cache.valid, cache.positions, -1).flatten(1)
-        span = positions.amax() + 2
-        apart = positions + span * torch.arange(batch, device=span.device)[:, None]  # rows share no token
-        _, token = torch.unique(apart, return_inverse=True)
-        total = torch.zeros(token.numel(), device=span.device).scatter_add(0, token.flatten(), received.flatten())
-        return total[token].reshape(batch, heads, slots) / heads, state
+        return over_heads(state.slots["last"], cache), state
 
 
 class WindowVote(BasePort):

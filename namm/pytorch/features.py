@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm.features import NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
+from namm.features import LEAST, NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
 from namm.pytorch.state import Observation, SlotCache, newest, slide, take
 
 CONTENT = {"key-cosine", "value-cosine", "norms", "near"}  # blocks that share `content`
@@ -22,6 +22,9 @@ def observe_spectrum(
     """
     device = observation.attention.device
     samples = torch.cat([slots["recent"].transpose(2, 3), observation.attention.float()], dim=2)
+    recent = slide(samples, observation.counts, config.window).transpose(2, 3).contiguous()
+    if "average" not in slots:
+        return {"recent": recent}
     pending = [seen % config.hop for seen in observation.seen]
     complete = [(wait + count) // config.hop for wait, count in zip(pending, observation.counts, strict=True)]
     basis = torch.from_numpy(fourier_basis(config).T.astype(np.float32)).to(device)
@@ -35,8 +38,7 @@ def observe_spectrum(
             due = torch.tensor([frame < n for n in complete], device=device)
             moved = torch.where(due[:, None, None, None], moved, average)
         average = moved
-    recent = slide(samples, observation.counts, config.window)
-    return {"average": average.transpose(2, 3).contiguous(), "recent": recent.transpose(2, 3).contiguous()}
+    return {"average": average.transpose(2, 3).contiguous(), "recent": recent}
 
 
 def recency(cache: SlotCache) -> Float[Tensor, "batch head slot 8"]:
@@ -98,6 +100,25 @@ def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Fl
     return total[..., :-1] / total[..., -1:].clamp(min=1.0)
 
 
+def over_heads(values: Float[Tensor, "batch head slot"], cache: SlotCache) -> Float[Tensor, "batch head slot"]:
+    """Mean over all heads of a layer, matched by position; a head that does not hold a token adds nothing."""
+    batch, heads, slots = cache.positions.shape
+    held = torch.where(cache.valid, values, 0.0).flatten()
+    positions = torch.where(cache.valid, cache.positions, -1).flatten(1)
+    span = positions.amax() + 2
+    apart = positions + span * torch.arange(batch, device=span.device)[:, None]  # rows share no token
+    _, token = torch.unique(apart, return_inverse=True)
+    total = torch.zeros(token.numel(), device=span.device).scatter_add(0, token.flatten(), held)
+    return total[token].reshape(batch, heads, slots) / heads
+
+
+def latest(recent: Float[Tensor, "batch head slot query"], cache: SlotCache) -> Float[Tensor, "batch head slot 4"]:
+    """Log attention from the newest query and from the last `window` of them, of this head and of the layer's heads."""
+    own = (recent[..., -1], recent.mean(-1))
+    raw = torch.stack([*own, *(over_heads(x, cache) for x in own)])
+    return standardise(torch.log(raw + LEAST), cache.valid).movedim(0, -1)
+
+
 def features(
     names: tuple[str, ...], slots: dict[str, Tensor], cache: SlotCache
 ) -> dict[str, Float[Tensor, "batch head slot width"]]:
@@ -106,6 +127,7 @@ def features(
     blocks: dict[str, Callable[[], Tensor]] = {
         "recency": lambda: recency(cache),
         "spectrum": lambda: slots["average"],
+        "latest": lambda: latest(slots["recent"], cache),
         "key-cosine": lambda: shared[..., :1],
         "value-cosine": lambda: shared[..., 1:2],
         "norms": lambda: shared[..., 2:],

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from namm.model import DEVIATION_FLOOR, NammPolicy
+from namm.model import DEVIATION_FLOOR, WATCHING, NammPolicy
 from namm.network import QUERY_BLOCK
 from namm.pytorch.features import features, observe_spectrum
 from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, no_slots
@@ -15,10 +15,10 @@ from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, 
 class TorchNamm:
     """`NammPolicy` with its parameters as float32 tensors."""
 
-    depth: int | None = None
-
     def __init__(self, policy: NammPolicy, evolved: dict[str, Any], frozen: dict[str, Tensor]):
         self.policy = policy
+        config = policy.config
+        self.depth: int | None = None if "spectrum" in config.features else config.spectrum.window
         self.evolved = evolved["params"]
         self.mean = frozen["mean"]
         self.deviation = frozen["variance"].sqrt().clamp(min=DEVIATION_FLOOR)
@@ -26,15 +26,16 @@ class TorchNamm:
     def init(self, shape: CacheShape, device: torch.device, seed: int = 0) -> PolicyState:
         slots: dict[str, Tensor] = {}
         spectrum = self.policy.config.spectrum
+        if WATCHING & set(self.policy.config.features):
+            slots["recent"] = no_slots(shape, device, spectrum.window)
         if "spectrum" in self.policy.config.features:
             slots["average"] = no_slots(shape, device, spectrum.bins)
-            slots["recent"] = no_slots(shape, device, spectrum.window)
         if "surprisal" in self.policy.config.features:
             slots["surprisal"] = no_slots(shape, device)
         return PolicyState(slots, {})
 
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
-        if "spectrum" not in self.policy.config.features:
+        if not WATCHING & set(self.policy.config.features):
             return state
         seen = observe_spectrum(self.policy.config.spectrum, state.slots, observation)
         return state._replace(slots={**state.slots, **seen})

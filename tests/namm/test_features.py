@@ -37,18 +37,20 @@ def test_streaming_spectrum_is_the_whole_series_transform(sizes: list[int]) -> N
 
 def test_all_blocks_against_the_oracle() -> None:
     rng = np.random.default_rng()
-    names = ("recency", "spectrum", "key-cosine", "value-cosine", "norms", "near", "surprisal")
+    names = ("recency", "spectrum", "latest", "key-cosine", "value-cosine", "norms", "near", "surprisal")
     policy = NammPolicy(MemoryConfig(names))
     valid = np.array([[True, True, False, True, True], [True, False, False, True, True]])
     positions = np.stack([np.sort(rng.choice(14, 5, replace=False)) for _ in range(2)])
     keys, values = rng.normal(size=(2, 2, 5, 4))
-    average, surprisal = rng.random((2, 5, 17)), rng.random((2, 5))
+    average, surprisal, recent = rng.random((2, 5, 17)), rng.random((2, 5)), rng.random((2, 5, 32)) ** 8
     mean, variance = rng.random(17), rng.random(17)
     single = [jnp.asarray(x, jnp.float32) for x in (keys, values, average, surprisal, mean, variance)]
     cache = SlotCache(single[0], single[1], jnp.asarray(positions, jnp.int32), jnp.asarray(valid))
-    slots = {"average": single[2], "surprisal": single[3], "recent": jnp.zeros((2, 5, 32))}
+    slots = {"average": single[2], "surprisal": single[3], "recent": jnp.asarray(recent, jnp.float32)}
     statistics = {"mean": single[4], "variance": single[5]}
     got = np.asarray(policy.features(statistics, PolicyState(slots, {}), cache))
+    own = (recent[..., -1], recent.mean(-1))
+    attention = [*own, *(oracle.over_heads(x, positions, valid) for x in own)]
     for head in range(2):
         held = valid[head]
         vectors = (keys[head, held], values[head, held])
@@ -57,12 +59,24 @@ def test_all_blocks_against_the_oracle() -> None:
         columns = [
             oracle.recency((positions[head, held].max() - positions[head, held]).astype(np.float64)),
             (average[head, held] - mean) / np.sqrt(variance),
+            np.stack([oracle.standardised(np.log(x[head, held] + 1e-6)) for x in attention], axis=1),
             np.stack(content, axis=1),
             oracle.near_mean(np.stack(content, axis=1), positions[head, held]),
             oracle.standardised(surprisal[head, held])[:, None],
         ]
         np.testing.assert_allclose(got[head, held], np.concatenate(columns, axis=1), atol=2e-3)
     assert np.all(np.isfinite(got))
+
+
+def test_without_the_spectrum_the_newest_attention_alone_is_carried() -> None:
+    policy, rng = NammPolicy(MemoryConfig(("latest", "norms"))), np.random.default_rng()
+    state = policy.init(CacheShape(HEADS, 1, SLOTS, 4), jax.random.key(0))
+    assert {name: x.shape for name, x in state.slots.items()} == {"recent": (HEADS, SLOTS, 32)}
+    series = rng.random((HEADS, 50, SLOTS)).astype(np.float32)
+    for begin, end in ((0, 7), (7, 50)):
+        rows, queries = jnp.asarray(series[:, begin:end]), jnp.zeros((HEADS, end - begin, 4))
+        state = policy.observe(state, Observation(rows, queries, jnp.int32(end - begin), jnp.int32(begin)))
+    np.testing.assert_array_equal(state.slots["recent"], np.swapaxes(series[:, -32:], 1, 2))
 
 
 def test_carried_state_is_at_most_a_kilobyte_a_slot() -> None:

@@ -30,6 +30,15 @@ def near_mean(x: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return np.stack([x[np.abs(positions - p) <= 4].mean(0) for p in positions])
 
 
+def over_heads(values: np.ndarray, positions: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Mean over heads [head, slot] of the values of a token, zero where a head does not hold it."""
+    out = np.zeros_like(values)
+    for head, slot in np.argwhere(valid):
+        same = valid & (positions == positions[head, slot])
+        out[head, slot] = values[same].sum() / len(values)
+    return out
+
+
 def standardised(x: np.ndarray) -> np.ndarray:
     return (x - x.mean()) / np.sqrt(x.var() + 1e-6)
 
