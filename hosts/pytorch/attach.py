@@ -17,6 +17,7 @@ from hosts.pytorch.report import Report, report
 from hosts.pytorch.session import Budget, Inputs, Schedule, Session
 from namm.artefact import Memory, load
 from namm.config import check_interval
+from namm.contract import SIGNALS
 from namm.model import NammPolicy
 from namm.pytorch.custom import CustomPolicy, Score
 from namm.selection import SelectionConfig
@@ -56,7 +57,8 @@ class Attachment:
             module.config = config
         self.decoder.forward = self.forward  # pyright: ignore[reportAttributeAccessIssue] (restored by `leave`)
         kind = cast(Any, self.kind)
-        methods = {"__enter__": lambda model: model, "__exit__": lambda model, *_: detach(model), "generate": _generate}
+        methods: dict[str, Any] = {"__enter__": lambda model: model, "__exit__": lambda model, *_: detach(model)}
+        methods |= {"generate": _generate} if hasattr(kind, "generate") else {}
         methods |= {"__module__": kind.__module__, "__doc__": kind.__doc__, "__qualname__": kind.__qualname__}
         self.model.__class__ = type(kind.__name__, (kind,), methods)
         setattr(self.model, _ATTACHED, self)
@@ -223,7 +225,11 @@ def _check_schedule(memory: Memory, budget: Budget, interval: int, chunk: int) -
 
 def _decoder(model: Any, memory: Memory) -> nn.Module:
     """The stack of layers that a memory serves; ValueError if it cannot."""
-    name = type(model).__name__
+    name, turns = type(model).__name__, "rope" in memory.policy.needs or memory.policy.position_rule == "slot"
+    if getattr(model.config, "model_type", None) == "decision_transformer":
+        if turns or memory.policy.needs & SIGNALS:
+            raise ValueError(f"{memory.name} rotates keys or asks for surprisal; a {name} has neither RoPE nor tokens")
+        return model.encoder
     find: Callable[[], Any] | None = getattr(model, "get_decoder", None)
     decoder = find() if find is not None else None
     if decoder is None or not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb"):
@@ -236,7 +242,6 @@ def _decoder(model: Any, memory: Memory) -> nn.Module:
             f"{name} has layers without full attention ({', '.join(sorted(kinds)) or f'sliding_window={window}'}); "
             "a memory needs full attention in every layer (set sliding_window=None if prompts stay within it)"
         )
-    turns = "rope" in memory.policy.needs or memory.policy.position_rule == "slot"
     kind = getattr(decoder.rotary_emb, "rope_type", "default")
     if turns and kind in ("dynamic", "longrope"):
         raise ValueError(f"{memory.name} rotates keys itself, which a {kind!r} RoPE rules out; choose another policy")

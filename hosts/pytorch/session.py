@@ -49,16 +49,17 @@ class Session:
 
     def __init__(self, model: nn.Module, decoder: nn.Module, memory: Memory, schedule: Schedule):
         self.decoder, self.memory, self.schedule = decoder, memory, schedule
-        self.head = cast(Any, model).get_output_embeddings()
         policy, config = memory.policy, cast(Any, decoder).config
-        rotary: Any = decoder.rotary_emb
+        self.signals = policy.needs & SIGNALS
+        self.head = cast(Any, model).get_output_embeddings() if self.signals else None
+        rotary: Any = getattr(decoder, "rotary_emb", None)
+        self.turned = rotary is not None  # keys carry their positions
         if "rope" in policy.needs:
             rates = tuple(rotary.inv_freq.tolist())
             policy = replace(cast(Any, policy), frequencies=rates, scale=float(rotary.attention_scaling))
         self.slot_rule = policy.position_rule == "slot"
         self.policies = [port(policy, memory.params) for _ in range(config.num_hidden_layers)]
-        self.group = config.num_attention_heads // config.num_key_value_heads
-        self.signals = policy.needs & SIGNALS
+        self.group = config.num_attention_heads // getattr(config, "num_key_value_heads", config.num_attention_heads)
 
     def new_cache(self) -> NammCache:
         return NammCache(self.policies, self.group)
@@ -110,9 +111,10 @@ class Session:
         length = at.shape[1]
         real = torch.arange(length) < torch.tensor(counts)[:, None]
         positions = torch.tensor(cache.position)[:, None] + torch.arange(length)
-        positions = positions.to(at.device)
+        positions = given = positions.to(at.device)
         if inputs.positions is not None and not self.slot_rule:
-            positions = torch.where(real.to(at.device), inputs.positions.gather(1, at), positions)
+            given = torch.where(real.to(at.device), inputs.positions.gather(1, at), positions)
+            positions = given if self.turned else positions
         room = self.schedule.interval - min(cache.window)
         for layer in cache.memory_layers:
             layer.expect(positions, real, all(count == length for count in counts), room)
@@ -124,7 +126,7 @@ class Session:
         chunk = Chunk(cache.memory_layers, positions, counts, list(cache.seen), at_once)
         tokens = inputs.take(at)
         out = forward(
-            **tokens, attention_mask=None, position_ids=positions, past_key_values=cache, use_cache=True,
+            **tokens, attention_mask=None, position_ids=given, past_key_values=cache, use_cache=True,
             namm_chunk=chunk, **options,
         )
         cache.measure()
@@ -202,6 +204,7 @@ class Session:
 
     def _surprisal(self, before: Float[Tensor, "batch query hidden"], chosen: dict[str, Tensor]) -> dict[str, Tensor]:
         """-log p of tokens, row by row: a chunk's logits over the vocabulary are large."""
+        assert self.head is not None
         out: dict[str, list[Tensor]] = {name: [] for name in chosen}
         for row in range(before.shape[0]):
             log = self.head(before[row]).float().log_softmax(-1)
