@@ -26,7 +26,7 @@ def blocks_of(page: str) -> list[str]:
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(PAGE.read_text())
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     model = tiny_model(max_position_embeddings=4096)
     names: dict[str, Any] = {"load_model": lambda: (model, tiny_tokenizer()), "torch": torch}
     monkeypatch.chdir(tmp_path)
