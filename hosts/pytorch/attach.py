@@ -226,7 +226,7 @@ def _check_schedule(memory: Memory, budget: Budget, interval: int, chunk: int) -
 def _decoder(model: Any, memory: Memory) -> nn.Module:
     """The stack of layers that a memory serves; ValueError if it cannot."""
     name, turns = type(model).__name__, "rope" in memory.policy.needs or memory.policy.position_rule == "slot"
-    if getattr(model.config, "model_type", None) == "decision_transformer":
+    if getattr(getattr(model, "config", None), "model_type", None) == "decision_transformer":
         if turns or memory.policy.needs & SIGNALS:
             raise ValueError(f"{memory.name} rotates keys or asks for surprisal; a {name} has neither RoPE nor tokens")
         return model.encoder
