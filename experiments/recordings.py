@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,11 +82,15 @@ class RecordPool:
             self.records.popitem(last=False)
         return found
 
+    @cached_property
+    def _empty(self) -> Stream:
+        """A stream without arrays, for its structure."""
+        return jax.eval_shape(partial(start, self.engine, self.params, 1, 1), jax.random.key(0))
+
     def _found(self, disk: RecordDisk, split: Split, index: int) -> bool:
         """Take a record from the disk, if it is there."""
         prompt = Batch(*(x[0] for x in self.source.batch(split, [index])))
-        stream = jax.eval_shape(partial(start, self.engine, self.params, 1, 1), jax.random.key(0))
-        record = disk.get(prompt, jax.tree.structure(Record(stream, prompt, np.zeros(()), np.zeros(()))))
+        record = disk.get(prompt, jax.tree.structure(Record(self._empty, prompt, np.zeros(()), np.zeros(()))))
         if record is not None:
             self.records[split, index] = record
         return record is not None

@@ -176,9 +176,9 @@ def latest(recent: Float[Array, "head slot query"], cache: SlotCache) -> Float[A
 
     What TOVA (arXiv 2401.06104) and SnapKV (arXiv 2404.14469) rank by, each relative to the head's other tokens.
     """
-    own = (recent[..., -1], jnp.mean(recent, axis=-1))
-    raw = [*own, *(over_heads(x, cache) for x in own)]
-    return jnp.stack([standardise(jnp.log(x + LEAST), cache.valid) for x in raw], axis=-1)
+    own = jnp.stack([recent[..., -1], jnp.mean(recent, axis=-1)])
+    raw = jnp.concatenate([own, jax.vmap(over_heads, in_axes=(0, None))(own, cache)])
+    return jnp.stack([standardise(x, cache.valid) for x in jnp.log(raw + LEAST)], axis=-1)
 
 
 @dataclass(frozen=True)

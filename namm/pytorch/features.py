@@ -100,22 +100,24 @@ def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Fl
     return total[..., :-1] / total[..., -1:].clamp(min=1.0)
 
 
-def over_heads(values: Float[Tensor, "batch head slot"], cache: SlotCache) -> Float[Tensor, "batch head slot"]:
+def over_heads(
+    values: Float[Tensor, "*block batch head slot"], cache: SlotCache
+) -> Float[Tensor, "*block batch head slot"]:
     """Mean over all heads of a layer, matched by position; a head that does not hold a token adds nothing."""
-    batch, heads, slots = cache.positions.shape
-    held = torch.where(cache.valid, values, 0.0).flatten()
+    batch, heads = cache.positions.shape[:2]
+    held = torch.where(cache.valid, values, 0.0).flatten(-3)
     positions = torch.where(cache.valid, cache.positions, -1).flatten(1)
     span = positions.amax() + 2
     apart = positions + span * torch.arange(batch, device=span.device)[:, None]  # rows share no token
-    _, token = torch.unique(apart, return_inverse=True)
-    total = torch.zeros(token.numel(), device=span.device).scatter_add(0, token.flatten(), held)
-    return total[token].reshape(batch, heads, slots) / heads
+    token = torch.unique(apart, return_inverse=True)[1].flatten()
+    total = torch.zeros_like(held).index_add_(-1, token, held)
+    return total[..., token].reshape(values.shape) / heads
 
 
 def latest(recent: Float[Tensor, "batch head slot query"], cache: SlotCache) -> Float[Tensor, "batch head slot 4"]:
     """Log attention from the newest query and from the last `window` of them, of this head and of the layer's heads."""
-    own = (recent[..., -1], recent.mean(-1))
-    raw = torch.stack([*own, *(over_heads(x, cache) for x in own)])
+    own = torch.stack([recent[..., -1], recent.mean(-1)])
+    raw = torch.cat([own, over_heads(own, cache)])
     return standardise(torch.log(raw + LEAST), cache.valid).movedim(0, -1)
 
 
