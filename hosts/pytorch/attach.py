@@ -11,8 +11,8 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from hosts.pytorch.attention import NAME, slot_attention
 from hosts.pytorch.cache import NammCache
+from hosts.pytorch.interface import NAME, slot_attention
 from hosts.pytorch.report import Report, report
 from hosts.pytorch.session import Budget, Inputs, Schedule, Session
 from namm.artefact import Memory, load

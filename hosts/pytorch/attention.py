@@ -1,88 +1,18 @@
-"""Attention over slots behind `transformers.AttentionInterface`, and what a policy sees of it.
-
-A policy that weighs every query gets its attention from the pass that makes the output: one query head of each group at
-a time, [batch, head, query, slot] floats. Elsewhere the output comes from `scaled_dot_product_attention`, and a policy
-that weighs the last queries alone gets theirs from a pass of their own.
-"""
-
-from collections.abc import Callable
-from typing import Any
+"""Attention over slots: its output, its weights, and the rotation of keys and queries."""
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from hosts.pytorch.cache import NammLayer
-from namm.pytorch.state import Observation
 
-NAME = "namm"  # the attention implementation of a model with a memory attached; no other model's config names it
-
-
-class Chunk:
-    """The rows of one forward: positions [batch, query], tokens per row, tokens seen before.
-
-    evict: what a layer does once its attention is done, so that no two layers ever hold a whole interval.
-    """
-
-    def __init__(
-        self,
-        layers: list[NammLayer],
-        positions: Int[Tensor, "batch query"],
-        counts: list[int],
-        seen: list[int],
-        evict: Callable[[NammLayer], None] | None,
-    ):
-        self.layers, self.positions, self.evict = layers, positions, evict
-        self.counts, self.seen = tuple(counts), tuple(seen)
-
-
-def slot_attention(
-    module: torch.nn.Module,
+def fused(
     query: Float[Tensor, "batch query_head query dim"],
     key: Float[Tensor, "batch head slot dim"],
     value: Float[Tensor, "batch head slot dim"],
-    attention_mask: None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    namm_chunk: Chunk | None = None,
-    **kwargs: Any,
-) -> tuple[Float[Tensor, "batch query query_head dim"], None]:
-    """The attention function of an attached model; `namm_chunk` comes through the decoder's keyword arguments."""
-    refused = [name for name in ("sliding_window", "softcap", "s_aux") if kwargs.get(name) is not None]
-    if namm_chunk is None or refused:
-        raise ValueError(f"{type(module).__name__} cannot have a memory: it uses {refused or 'a cache of its own'}")
-    layer = namm_chunk.layers[int(module.layer_idx)]  # pyright: ignore[reportArgumentType] (every decoder has it)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    hidden = _hidden(layer, namm_chunk, query.shape[2])
-    needs, depth = layer.policy.policy.needs, layer.policy.depth
-    if "attention" in needs and depth is None and not dropout:
-        out, attention = attend(query, key, value, hidden, scale)
-    else:
-        out, attention = _fast(query, key, value, hidden, scale, dropout), None
-    with torch.no_grad():
-        if needs & {"attention", "queries"}:
-            _observe(layer, namm_chunk, query, hidden, scale, attention)
-        if namm_chunk.evict is not None:
-            namm_chunk.evict(layer)
-    return out.transpose(1, 2).contiguous(), None
-
-
-def _hidden(layer: NammLayer, chunk: Chunk, length: int) -> Bool[Tensor, "batch head query last"] | None:
-    """What queries do not see among the last slots; all slots before them are seen. None: everything is.
-
-    A query sees every occupied slot whose position is not after its own.
-    """
-    if layer.dense:
-        later = torch.ones(length, length, dtype=torch.bool, device=layer.device).triu(1)
-        return later[None, None] if length > 1 else None
-    positions = chunk.positions.to(layer.device)
-    hidden = ~layer.valid[:, :, None] | (layer.positions[:, :, None] > positions[:, None, :, None])
-    return hidden & ~hidden.all(-1, keepdim=True)  # a column without a token sees anything rather than nothing: no NaN
-
-
-def _fast(
-    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scaling: float, dropout: float
+    hidden: Bool[Tensor, "..."] | None,
+    scaling: float,
+    dropout: float,
 ) -> Float[Tensor, "batch query_head query dim"]:
     """PyTorch's attention, the queries that share a KV head side by side: no keys are repeated."""
     heads, slots = key.shape[1:3]
@@ -94,30 +24,6 @@ def _fast(
     return out.reshape(query.shape)
 
 
-def _observe(
-    layer: NammLayer, chunk: Chunk, query: Tensor, hidden: Tensor | None, scaling: float, attention: Tensor | None
-) -> None:
-    """Tell the policy what it needs of a chunk; `attention` where the output's pass made it."""
-    needs = layer.policy.policy.needs
-    keys, positions, seen = layer.slots.keys, chunk.positions, chunk.seen
-    depth, length, counts = layer.policy.depth, query.shape[2], chunk.counts
-    if depth is not None and depth < length and set(counts) == {length}:  # no older query can matter
-        query, positions = query[:, :, -depth:], positions[:, -depth:]
-        hidden = None if hidden is None else hidden[:, :, -depth:]
-        seen, counts = tuple(n + length - depth for n in seen), (depth,) * len(counts)
-    if attention is None and "attention" in needs:
-        attention = attend(query, keys, None, hidden, scaling)[1]
-    if attention is None:
-        attention = torch.zeros(*keys.shape[:2], query.shape[2], 0, device=keys.device)
-    queries = query[:, :, :0]
-    if "queries" in needs:
-        rope = layer.policy.policy
-        rates = torch.tensor(rope.frequencies, device=query.device)
-        steps = -positions.to(query.device)[:, None].expand(query.shape[:3])
-        queries = rotate(query, steps, rates) / rope.scale
-    layer.observe(Observation(attention, queries, counts, seen))
-
-
 def attend(
     query: Float[Tensor, "batch query_head query dim"],
     keys: Float[Tensor, "batch head slot dim"],
@@ -127,12 +33,10 @@ def attend(
 ) -> tuple[Float[Tensor, "batch query_head query dim"], Float[Tensor, "batch head query slot"]]:
     """The attention's output (the queries, where no values are given) and its softmax weights in float32.
 
-    The weights are the mean over the query heads of each KV head. `hidden` covers the last slots only (`_hidden`).
+    The weights are the mean over the query heads of each KV head. `hidden` covers the last slots only, as
+    `NammLayer.hidden` gives it.
     """
     grouped, wide = query.float().unflatten(1, (keys.shape[1], -1)), keys.float().transpose(2, 3)
-    if query.shape[2] == 1:  # the weights are small: all heads of a group at once
-        out, weights = _weigh(grouped.flatten(2, 3), wide, values, hidden, scaling)
-        return (query if out is None else out.reshape(query.shape)), weights.detach().mean(2, keepdim=True)
     outputs, total = [], None
     for part in grouped.unbind(2):
         out, weights = _weigh(part, wide, values, hidden, scaling)

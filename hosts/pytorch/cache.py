@@ -5,21 +5,39 @@ expects; a layer's tensors hold the tokens that stayed, padded to the fullest he
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from hosts.pytorch.attention import attend, rotate
 from namm.pytorch.selection import compact, update
 from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, TorchPolicy
 from namm.selection import SelectionConfig
 
 _ROOM = 32  # slots that decoding adds at a time, at most
-_HELD = 16  # decoded tokens whose observations are taken in together
+_WAITING = 32  # decoded tokens whose attention a policy takes in together
 Rotate = Callable[[Tensor, Tensor], Tensor]  # vectors [..., dim] on by so many positions [...]
+
+
+class Asked(NamedTuple):
+    """A chunk's queries (after RoPE), their positions, tokens per row, and tokens each row read before."""
+
+    queries: Float[Tensor, "batch query_head query dim"]
+    positions: Int[Tensor, "batch query"]
+    counts: tuple[int, ...]
+    seen: tuple[int, ...]
+    scaling: float
+
+    def last(self, depth: int | None) -> "Asked":
+        """The queries that can matter where only `depth` of them do."""
+        length = self.queries.shape[2]
+        if depth is None or depth >= length or set(self.counts) != {length}:
+            return self
+        counts, seen = (depth,) * len(self.counts), tuple(n + length - depth for n in self.seen)
+        return Asked(self.queries[:, :, -depth:], self.positions[:, -depth:], counts, seen, self.scaling)
 
 
 class RowChanges:
@@ -57,7 +75,7 @@ class NammLayer(RowChanges, CacheLayerMixin):
         self.dense = True  # every slot is occupied
         self.coming: tuple[Tensor, Tensor, bool, int] | None = None
         self.buffers: SlotCache | None = None  # the slots and room for more
-        self.pending: list[Observation] = []
+        self.waiting: list[Asked] = []
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch, heads, _, dim = key_states.shape
@@ -89,6 +107,8 @@ class NammLayer(RowChanges, CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         (positions, real, all_real, left), self.coming = self.coming, None
+        if key_states.shape[2] > 1 or not all_real:
+            self.flush()
         if not all_real:
             key_states, value_states = (x.masked_fill(~real[:, None, :, None], 0) for x in (key_states, value_states))
         heads, length = key_states.shape[1:3]
@@ -110,23 +130,57 @@ class NammLayer(RowChanges, CacheLayerMixin):
             buffer[:, :, used : used + 1] = part
         self.keys, self.values, self.positions, self.valid = (x[:, :, : used + 1] for x in self.buffers)
 
-    def observe(self, seen: Observation) -> None:
-        """Take note of a chunk. Single tokens wait until some have come: no chunking changes what a policy sees."""
-        single = seen.attention.shape[2] == 1 and all(count == 1 for count in seen.counts)
-        if not single:
-            self.flush()
-        self.pending.append(seen)
-        if not single or len(self.pending) == _HELD:
-            self.flush()
+    def hidden(self, positions: Int[Tensor, "batch query"]) -> Bool[Tensor, "#batch #head query last"] | None:
+        """What the newest tokens, at these positions, do not see among the last slots. None: they see everything.
+
+        All slots before those are seen. A query sees every occupied slot whose position is not after its own.
+        """
+        length = positions.shape[1]
+        if self.dense:
+            later = torch.ones(length, length, dtype=torch.bool, device=self.device).triu(1)
+            return later[None, None] if length > 1 else None
+        after = self.positions[:, :, None] > positions.to(self.device)[:, None, :, None]
+        hidden = ~self.valid[:, :, None] | after
+        return hidden & ~hidden.all(-1, keepdim=True)  # a column without a token sees all rather than nothing: no NaN
+
+    def observe(self, asked: Asked, attention: Tensor | None) -> None:
+        """Tell the policy of a chunk; `attention` where the output's pass made its weights.
+
+        Decoded tokens wait for one another, and one product gives the weights of them all: their slots are the newest
+        until a chunk comes or the layer evicts.
+        """
+        if asked.queries.shape[2] == 1 and set(asked.counts) == {1}:
+            self.waiting.append(asked)
+            if len(self.waiting) == _WAITING:
+                self.flush()
+            return
+        self.flush()
+        self._see(asked, attention)
 
     def flush(self) -> None:
-        """Bring the policy's state up to the slots and the observations so far."""
+        """Bring the policy's state up to the slots and to the tokens that wait."""
         slots = self.positions.shape[2]
         grown = {k: _grow(v, slots - v.shape[2]) for k, v in self.state.slots.items()}
         self.state = self.state._replace(slots=grown)
-        if self.pending:
-            self.state = self.policy.observe(self.state, _merge(self.pending, slots))
-            self.pending = []
+        if self.waiting:
+            asked, self.waiting = _join(self.waiting), []
+            self._see(asked, None)
+
+    def _see(self, asked: Asked, attention: Tensor | None) -> None:
+        """One observation of the policy, of what it needs."""
+        policy, device = self.policy.policy, self.device
+        asked = asked.last(self.policy.depth)
+        queries, positions, counts, seen, scaling = asked
+        if attention is None and "attention" in policy.needs:
+            attention = attend(queries, self.slots.keys, None, self.hidden(positions), scaling)[1]
+        if attention is None:
+            attention = torch.zeros(*self.positions.shape[:2], queries.shape[2], 0, device=device)
+        turned = queries[:, :, :0]
+        if "queries" in policy.needs:
+            rates = torch.tensor(policy.frequencies, device=device)
+            steps = -positions.to(device)[:, None].expand(queries.shape[:3])
+            turned = rotate(queries, steps, rates) / policy.scale
+        self.state = self.policy.observe(self.state, Observation(attention, turned, counts, seen))
 
     def evict(
         self,
@@ -235,12 +289,9 @@ def _grow(leaf: Shaped[Tensor, "batch head slot *rest"], slots: int) -> Tensor:
     return torch.cat([leaf, leaf.new_zeros(*leaf.shape[:2], slots, *leaf.shape[3:])], dim=2) if slots else leaf
 
 
-def _merge(parts: list[Observation], slots: int) -> Observation:
-    """One observation, or several of single tokens, as one of all slots; a token pays no attention to later ones."""
-    first = parts[0]
-    widest = slots if first.attention.shape[3] else 0
-    rows = [pad(part.attention, (0, widest - part.attention.shape[3])) for part in parts]
+def _join(parts: list[Asked]) -> Asked:
+    """Single tokens that follow each other, as one chunk."""
     queries = torch.cat([part.queries for part in parts], dim=2)
+    positions = torch.cat([part.positions for part in parts], dim=1)
     counts = tuple(map(sum, zip(*(part.counts for part in parts), strict=True)))
-    return Observation(torch.cat(rows, dim=2), queries, counts, first.seen)
-
+    return Asked(queries, positions, counts, parts[0].seen, parts[0].scaling)

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hosts.pytorch.attention import Chunk, rotate
+from hosts.pytorch.attention import rotate
 from hosts.pytorch.cache import NammCache, NammLayer
+from hosts.pytorch.interface import Chunk
 from namm.artefact import Memory
 from namm.contract import SIGNALS
 from namm.pytorch import port
