@@ -62,10 +62,11 @@ class RunConfig:
     """Everything `namm evolve` needs.
 
     name: of the run and of the memory it makes. host: see `namm hosts`. warm_start: weight of a feature block in the
-    first score (zero weights otherwise). candidates: scored at once (memory bounds it; 0 = all). policies: hand-written
-    rivals in the final table. disk: GiB of prompts, as the full cache read them, that are kept in the cache folder for
-    further runs (SmolLM2: 46 KB a token and what the memory carries); 0 for none. time_limit: seconds of search, after
-    which it ends as if complete.
+    first score (zero weights otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose score is
+    the first one instead; blocks that it lacks weigh nothing. candidates: scored at once (memory bounds it; 0 = all).
+    policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache read them, that are kept
+    in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory carries); 0 for none. time_limit:
+    seconds of search, after which it ends as if complete.
     """
 
     name: str
@@ -73,6 +74,7 @@ class RunConfig:
     stages: tuple[StageConfig, ...]
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     warm_start: dict[str, float] = field(default_factory=dict)
+    start: str | None = None
     use: UseConfig = field(default_factory=UseConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     fitness: FitnessConfig = field(default_factory=FitnessConfig)
@@ -107,6 +109,11 @@ class RunConfig:
                 raise ValueError(
                     f"warm_start names {name!r}; expected feature blocks of width 1 among {self.memory.features}"
                 )
+        if self.start is not None and (self.warm_start or self.memory.scorer.kind != "linear"):
+            raise ValueError(
+                f"start is {self.start!r}; expected no warm_start beside it, and memory.scorer.kind 'linear', "
+                f"got {self.warm_start} and {self.memory.scorer.kind!r}"
+            )
         if self.candidates and self.search.population % self.candidates:
             raise ValueError(
                 f"candidates is {self.candidates}; expected a divisor of search.population {self.search.population}"

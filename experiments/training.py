@@ -169,17 +169,48 @@ def warm_started(memory: Memory, weights: dict[str, float]) -> Memory:
     return replace(memory, params=Parameters({"params": params}, memory.params.frozen))
 
 
+def _first(config: RunConfig) -> Memory:
+    """What a new run starts from, the spectrum's statistics aside."""
+    new = make(config.name, config.memory)
+    return warm_started(new, config.warm_start) if config.start is None else continued(new, config.start)
+
+
+def continued(memory: Memory, start: str) -> Memory:
+    """The memory whose first score is that of another, with its spectrum's statistics; blocks it lacks weigh nothing.
+
+    ValueError where the other has no linear scorer, or blocks or a spectrum that this one lacks.
+    """
+    other = load(start)
+    ours, theirs = memory.policy.config, getattr(other.policy, "config", None)  # type: ignore[attr-defined]
+    if theirs is None or theirs.scorer.kind != "linear":
+        raise ValueError(f"start is {start!r}; expected a trained memory with a linear scorer")
+    if not set(theirs.features) <= set(ours.features) or theirs.spectrum != ours.spectrum:
+        raise ValueError(
+            f"start: {start!r} has features {theirs.features} and spectrum {theirs.spectrum}; expected some of "
+            f"{ours.features} and {ours.spectrum}"
+        )
+    known, weights, first = blocks(ours.spectrum), {}, 0
+    score = other.params.evolved["params"]["score"]
+    for name in theirs.features:
+        weights[name] = np.asarray(score["kernel"])[first : first + known[name].width]
+        first += known[name].width
+    rows = [weights.get(name, np.zeros((known[name].width, 1), np.float32)) for name in ours.features]
+    evolved = {"params": {"score": {"kernel": jnp.asarray(np.concatenate(rows)), "bias": score["bias"]}}}
+    return replace(memory, params=Parameters(evolved, other.params.frozen or memory.params.frozen))
+
+
 def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
     """The first stage with the memory that the search starts from; that memory is made once a run and kept beside it.
 
-    Zero weights, the warm start, and the spectrum's statistics over the un-evicted host's first prompts.
+    Zero weights, the warm start, and the spectrum's statistics over the un-evicted host's first prompts; or another
+    memory's score and statistics.
     """
     kept = (folder / START / CONFIG).is_file()  # written last
-    memory = load(folder / START) if kept else warm_started(make(config.name, config.memory), config.warm_start)
+    memory = load(folder / START) if kept else _first(config)
     runner = StageRunner(config, config.stages[0], host, memory)
     if kept:
         return runner
-    if "spectrum" in config.memory.features:
+    if "spectrum" in config.memory.features and config.start is None:
         records = runner.pool.get("train", list(range(config.prompts.batch)))
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
     if writes():

@@ -16,7 +16,7 @@ from namm.config import MemoryConfig
 from namm.contract import NO_PARAMETERS, Parameters, Policy
 from namm.hub import locate
 from namm.model import NammPolicy, initial_parameters
-from namm.policies import load_policy
+from namm.policies import POLICIES, load_policy
 from namm.selection import SelectionConfig
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -114,7 +114,14 @@ def load(source: str | Path, revision: str | None = None) -> Memory:
         return Memory.from_pretrained(source, revision=revision)
     if revision is not None:
         raise ValueError(f"revision is {revision!r}, but {name!r} is no hub id; expected owner/name")
-    return Memory.from_pretrained(PRETRAINED / name) if name in shipped() else training_free(name)
+    if name in shipped():
+        return Memory.from_pretrained(PRETRAINED / name)
+    if name.partition(":")[0] not in POLICIES:
+        raise ValueError(
+            f"unknown memory {name!r}; expected a folder, a hub id owner/name, one that ships ({', '.join(shipped())}) "
+            f"or a policy ({', '.join(POLICIES)})"
+        )
+    return training_free(name)
 
 
 def shipped() -> list[str]:

@@ -16,9 +16,11 @@ from experiments.page import write_report
 from experiments.prompts import TaskMix, resolve_budget
 from experiments.recipes import RECIPES
 from experiments.run_config import PromptConfig, RunConfig, StageConfig
-from experiments.training import starting_runner, train
+from experiments.training import continued, starting_runner, train
 from hosts.spec import RopeSpec
 from hosts.weights import load_host
+from namm.config import MemoryConfig, ScorerConfig
+from namm.features import SpectrumConfig
 from tests.tiny import save_host, tiny_llama
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -153,12 +155,44 @@ def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) ->
         ({"policies": ("keydif",)}, "keydif"),
         ({"warm_start": {"norms": 1.0}}, "norms"),
         ({"candidates": 3}, "candidates"),
+        ({"start": "smollm2"}, "no warm_start beside it"),
+        ({"start": "smollm2", "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"stages": (StageConfig(("passkey", "niah-single"), 300, 1),), "prompts": PromptConfig(3, 3, 3)}, "draw"),
     ],
 )
 def test_bad_configuration_names_its_field(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(RECIPES["smollm2"], **change)
+
+
+def test_a_search_goes_on_from_a_memory_with_fewer_blocks(tmp_path: Path) -> None:
+    """Its block's weights, wherever they stand, its bias and its statistics; nothing for a block that it lacks."""
+    rng = np.random.default_rng()
+    old = namm.make("old", MemoryConfig(("recency", "spectrum", "norms"), scorer=ScorerConfig("linear")))
+    params = jax.tree.map(lambda x: rng.uniform(0.5, 1.0, x.shape).astype(np.float32), old.params)
+    replace(old, params=params).save_pretrained(tmp_path / "old")
+    wider = MemoryConfig(("norms", "latest", "recency", "spectrum"), scorer=ScorerConfig("linear"))
+    new = continued(namm.make("new", wider), str(tmp_path / "old")).params
+    was, now = (p.evolved["params"]["score"] for p in (params, new))
+    expected = np.concatenate([was["kernel"][25:], np.zeros((4, 1)), was["kernel"][:25]])
+    np.testing.assert_array_equal(now["kernel"], expected)
+    np.testing.assert_array_equal(now["bias"], was["bias"])
+    jax.tree.map(np.testing.assert_array_equal, new.frozen, params.frozen)
+
+
+@pytest.mark.parametrize(
+    ("start", "config", "message"),
+    [
+        ("keydiff", MemoryConfig(), "linear scorer"),
+        ("pocket", MemoryConfig(), "linear scorer"),
+        ("smollm2", MemoryConfig(("recency", "spectrum")), "expected some of"),
+        ("smollm2", replace(RECIPES["smollm2"].memory, spectrum=SpectrumConfig(decay=0.9)), "decay=0.9"),
+        ("nothing-of-the-kind", MemoryConfig(), "unknown memory"),
+    ],
+)
+def test_a_memory_that_a_search_cannot_start_from(start: str, config: MemoryConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        continued(namm.make("new", config), start)
 
 
 def test_bad_lengths_and_budgets() -> None:
