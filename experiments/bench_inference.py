@@ -30,7 +30,7 @@ class InferenceConfig:
     """Tokens every head keeps, or a share of the tokens read."""
     interval: int | None = None
     """Tokens between updates; default: the memory's own."""
-    tokens: int = 16
+    tokens: int = 32
     """Decoded after the context."""
     rounds: int = 3
     threads: int = 2

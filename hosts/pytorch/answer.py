@@ -38,24 +38,30 @@ def answer(
 ) -> Answers:
     """Read contexts under a memory, update once more at their end, then read questions and decode greedily.
 
-    budget: tokens a head of every row, None for "keep-all". A row ends at its limit (tokens) or an end-of-sequence id.
-    Updates go on while it answers. `hosts.decoding.generate` reads a question in one piece even where it is longer than
-    the memory's interval; here an update falls due within it.
+    budget: tokens a head of every row, None for "keep-all". A row ends at its limit (tokens) or an end-of-sequence id;
+    once half of the rows have, they are let go. Updates go on while it answers. `hosts.decoding.generate` reads a
+    question in one piece even where it is longer than the memory's interval; here an update falls due within it.
     """
     with attach(model, memory, budget, memory.interval if budget is not None else _NEVER):
         cache = _read(model, context, None).past_key_values
         settle(model)
         held = torch.stack([layer.valid.sum(-1) for layer in cache.memory_layers])
         logits = _read(model, question, cache).logits[:, -1]
-        rows, ends = len(limits), torch.tensor(eos, dtype=torch.long)
-        tokens, done = torch.full((rows, int(limits.max())), -1), torch.zeros(rows, dtype=torch.bool)
+        ends = torch.tensor(eos, dtype=torch.long)
+        tokens = torch.full((len(limits), int(limits.max())), -1)
+        left = torch.arange(len(limits))  # rows that are decoded
+        done = torch.zeros(len(limits), dtype=torch.bool)
         for step in range(tokens.shape[1]):
             chosen = logits.argmax(-1)
-            done |= torch.isin(chosen, ends) | (step >= limits)
-            tokens[:, step] = chosen.masked_fill(done, -1)
+            done |= torch.isin(chosen, ends) | (step >= limits[left])
+            tokens[left, step] = chosen.masked_fill(done, -1)
             if bool(done.all()):
                 break
-            logits = _read(model, Rows(chosen[:, None], (~done).long()), cache).logits[:, -1]
+            if 2 * int(done.sum()) >= len(done):  # what is copied is at most what stood there
+                stay = (~done).nonzero()[:, 0]
+                cache.batch_select_indices(stay)
+                chosen, left, done = chosen[stay], left[stay], done[stay]
+            logits = model(chosen[:, None], past_key_values=cache, use_cache=True).logits[:, -1]
     return Answers(tokens, held)
 
 

@@ -232,8 +232,9 @@ class NammLayer(RowChanges, CacheLayerMixin):
 class NammCache(RowChanges, Cache):
     """One layer per decoder layer and the counters of every row.
 
-    seen: tokens read. position: of the next token (below `seen` after slot-rule updates). window: tokens since the last
-    update. columns: logical length with padding. peak_bytes: the most that keys and values ever took.
+    rows: of the batch that was read first. seen: tokens read. position: of the next token (below `seen` after slot-rule
+    updates). window: tokens since the last update. columns: logical length with padding. peak_bytes: the most that keys
+    and values ever took.
     """
 
     def __init__(self, policies: list[TorchPolicy], group: int):
@@ -244,6 +245,7 @@ class NammCache(RowChanges, Cache):
         for layer in self.memory_layers:
             layer.reset()
         self.columns = self.peak_bytes = 0
+        self.rows: list[int] = []
         self.seen: list[int] = []
         self.position: list[int] = []
         self.window: list[int] = []
@@ -253,9 +255,11 @@ class NammCache(RowChanges, Cache):
     def memory_layers(self) -> list[NammLayer]:
         return self.layers  # pyright: ignore[reportReturnType] (declared for any layer class)
 
-    def start_rows(self, batch: int) -> None:
-        """Counters for a batch, at the first chunk; ValueError if the cache holds another batch."""
+    def start_rows(self, batch: int, check: Callable[[int], None]) -> None:
+        """Counters for a batch that passes the check, at the first chunk; ValueError if the cache holds another."""
         if not self.seen:
+            check(batch)
+            self.rows = list(range(batch))
             self.seen, self.position, self.window = [0] * batch, [0] * batch, [0] * batch
         if len(self.seen) != batch:
             raise ValueError(f"the inputs have {batch} rows, the cache holds {len(self.seen)}; use a cache per batch")
@@ -275,8 +279,9 @@ class NammCache(RowChanges, Cache):
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         for layer in self.memory_layers:
             layer.map_rows(change)
-        rows = change(torch.arange(len(self.seen))).tolist()
-        self.seen, self.position, self.window = ([x[i] for i in rows] for x in (self.seen, self.position, self.window))
+        moved = change(torch.arange(len(self.seen))).tolist()
+        counters = (self.rows, self.seen, self.position, self.window)
+        self.rows, self.seen, self.position, self.window = ([x[i] for i in moved] for x in counters)
         if self.last is not None:
             self.last = change(self.last[0]), change(self.last[1])
 

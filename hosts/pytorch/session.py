@@ -32,16 +32,19 @@ class Schedule:
     interval: int
     chunk: int
 
-    def tokens(self, seen: list[int], selection: SelectionConfig) -> Int[Tensor, " batch"]:
-        """Budget of every row."""
+    def check(self, batch: int) -> None:
+        """ValueError where rows have budgets of their own but not each of `batch` has one."""
+        if isinstance(self.budget, tuple) and len(self.budget) != batch:
+            raise ValueError(f"budget has {len(self.budget)} numbers for {batch} rows; give each row one")
+
+    def tokens(self, seen: list[int], rows: list[int], selection: SelectionConfig) -> Int[Tensor, " batch"]:
+        """Budget of every row; `rows`: which of the batch that was given they are."""
         if self.budget is None:
             return torch.tensor(seen)
         if isinstance(self.budget, int):
             return torch.tensor([self.budget] * len(seen))
         if isinstance(self.budget, tuple):
-            if len(self.budget) != len(seen):
-                raise ValueError(f"budget has {len(self.budget)} numbers for {len(seen)} rows; give each row one")
-            return torch.tensor(self.budget)
+            return torch.tensor([self.budget[row] for row in rows])
         return torch.tensor([max(ceil(self.budget * n), selection.protected) for n in seen])
 
 
@@ -76,7 +79,7 @@ class Session:
         Every forward takes at most `chunk` tokens of a row and ends where the row's interval ends, so that a row fares
         the same in any batch, under any padding and however its tokens are spread over calls.
         """
-        cache.start_rows(inputs.real.shape[0])
+        cache.start_rows(inputs.real.shape[0], self.schedule.check)
         if inputs.real.shape[1] == 0:
             raise ValueError("the inputs have no token; give the model at least one")
         left = inputs.real.sum(1).tolist()
@@ -155,7 +158,7 @@ class Session:
         """What an update of the rows that are due, `seen` tokens read, does to a layer; None where no row is."""
         if not any(due):
             return None
-        budget = self.schedule.tokens(seen, self.memory.selection)
+        budget = self.schedule.tokens(seen, cache.rows, self.memory.selection)
 
         def evict(layer: NammLayer) -> None:
             cache.measure()

@@ -165,6 +165,18 @@ def test_decoding_makes_no_room_past_the_next_update() -> None:
         assert memory_report(model).peak_bytes == 2 * 2 * 2 * (40 + 32) * 8 * 4
 
 
+def test_rows_take_their_budgets_along_when_others_leave() -> None:
+    model, inputs = tiny_model(), prompts(14, (64, 64, 64))
+    with attach(model, "h2o", budget=(10, 20, 30), interval=32):
+        cache = model(**inputs).past_key_values
+        cache.batch_select_indices(torch.tensor([2, 0]))
+        model(inputs["input_ids"][[2, 0], :32], past_key_values=cache)
+        held = torch.stack(memory_report(model).kept)  # [layer, row, head]
+        assert (held[:, 0] == 30).all() and (held[:, 1] == 10).all()
+        with pytest.raises(ValueError, match="3 numbers for 2 rows"):
+            model(inputs["input_ids"][:2])
+
+
 def test_heads_of_a_layer_keep_different_tokens_and_numbers() -> None:
     model, memory = tiny_model(seed=9), MEMORIES["namm-strict"]
     with attach(model, memory):
