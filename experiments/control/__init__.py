@@ -1,0 +1,1 @@
+"""Control tasks for Decision Transformers: environments, recorded play, and episodes played with a memory."""

@@ -1,0 +1,131 @@
+"""Episodes of a control task played by a Decision Transformer with a memory, a batch at a time."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.control.datasets import actions_as_vectors
+from experiments.control.tasks import ControlTask
+from hosts.pytorch.cache import NammCache
+from hosts.pytorch.decision_transformer import Episodes
+
+KINDS = ("return", "state", "action")  # the tokens of a step, in order
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode.
+
+    cue: the step at which the environment showed what decides, None where it says nothing of the kind. kept: share of
+    layers and heads that hold a token at the end, one list a kind of token with a number a step. held: their mean over
+    all tokens read. cache_bytes: keys and values of one row, most at any time. seconds: the episode's share of its
+    batch's time.
+    """
+
+    seed: int
+    returned: float
+    steps: int
+    cue: int | None
+    kept: tuple[tuple[float, ...], ...]
+    held: float
+    cache_bytes: int
+    seconds: float
+
+
+class Player(Protocol):
+    """What acts in a batch of episodes: `Episodes`, or `ContextOne`."""
+
+    def act(self, states: Tensor, returns: Tensor, timesteps: Tensor, taken: Tensor | None = None) -> Tensor: ...
+    def keep(self, rows: Tensor) -> None: ...
+
+
+class ContextOne:
+    """Plays every step as if it were the first: the model sees the return to go and the state of this step alone."""
+
+    cache = None
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def act(self, states: Tensor, returns: Tensor, timesteps: Tensor, taken: Tensor | None = None) -> Tensor:
+        return Episodes(self.model).act(states, returns, timesteps)
+
+    def keep(self, rows: Tensor) -> None:
+        """Nothing is carried."""
+
+
+class Row:
+    """One running episode."""
+
+    def __init__(self, task: ControlTask, seed: int):
+        self.env, self.seed, self.returned, self.steps, self.over = task.make(), seed, 0.0, 0, False
+        self.state, info = self.env.reset(seed=seed)
+        self.cue: int | None = info.get("cue")
+        self.target = task.target
+
+    def step(self, output: Float[np.ndarray, " action"]) -> Float[np.ndarray, " action"]:
+        """Do what the model says; returns what was done, as the model reads it."""
+        action = action_of(self.env.action_space, output)
+        self.state, reward, ended, cut, _ = self.env.step(action)
+        self.returned += float(reward)
+        self.steps, self.over = self.steps + 1, ended or cut
+        return actions_as_vectors(self.env.action_space, action)
+
+
+def action_of(space: gym.Space[Any], output: Float[np.ndarray, " action"]) -> Any:
+    """The model's output as an action: the likeliest choice, or a vector within its bounds."""
+    if isinstance(space, spaces.Discrete):
+        return np.int64(output.argmax())
+    assert isinstance(space, spaces.Box)
+    return np.clip(output, space.low, space.high)
+
+
+def play(player: Player, task: ControlTask, seeds: Sequence[int]) -> list[Played]:
+    """One episode for each environment seed, in step; finished ones leave the batch. In the order of the seeds."""
+    begin, rows, taken = time.perf_counter(), [Row(task, seed) for seed in seeds], None
+    done: dict[int, Played] = {}
+    while rows:
+        states = torch.from_numpy(np.stack([row.state for row in rows]).astype(np.float32))
+        wanted = torch.tensor([row.target - row.returned for row in rows])
+        output = player.act(states, wanted, torch.tensor([row.steps for row in rows]), taken).numpy()
+        taken = torch.from_numpy(np.stack([row.step(one) for row, one in zip(rows, output, strict=True)]))
+        for place, row in enumerate(rows):
+            if row.over:
+                row.env.close()
+                done[row.seed] = _played(player, row, place, (time.perf_counter() - begin) / len(seeds))
+        left = [place for place, row in enumerate(rows) if not row.over]
+        if len(left) < len(rows) and left:
+            player.keep(torch.tensor(left))
+            taken = taken[left]
+        rows = [rows[place] for place in left]
+    return [done[seed] for seed in seeds]
+
+
+def _played(player: Player, row: Row, place: int, seconds: float) -> Played:
+    """The record of the episode in one row of the batch."""
+    tokens = 3 * row.steps - 1  # the last action is not read any more
+    share = kept_share(getattr(player, "cache", None), place, tokens)
+    cells = np.append(share, 0.0).reshape(row.steps, len(KINDS))
+    kept = tuple(tuple(np.round(cells[: row.steps - (kind == 2), kind], 4).tolist()) for kind in range(len(KINDS)))
+    size = row_bytes(getattr(player, "cache", None), place)
+    return Played(row.seed, row.returned, row.steps, row.cue, kept, float(share.mean()), size, seconds)
+
+
+def kept_share(cache: Any, row: int, tokens: int) -> Float[np.ndarray, " token"]:
+    """Share of layers and heads that hold each token; all of them in a stock cache, those of the last step in none."""
+    share = np.zeros(tokens)
+    if isinstance(cache, NammCache):
+        for layer in cache.memory_layers:
+            held = layer.positions[row][layer.valid[row]].numpy()
+            np.add.at(share, held, 1.0 / (len(cache.memory_layers) * layer.positions.shape[1]))
+        return share
+    share[0 if cache is not None else -2 :] = 1.0
+    return share
