@@ -3,6 +3,7 @@
 Minari keeps datasets in ~/.minari/datasets, or in the folder that MINARI_DATASETS_PATH names.
 """
 
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,10 +40,14 @@ def record(env: gym.Env[Any, Any], player: Player, episodes: int, seed: int, nam
             over = ended or cut
     if name in minari.list_local_datasets():
         minari.delete_dataset(name)
-    with warnings.catch_warnings():  # it asks for author, address and code, of data that stay here
+    with warnings.catch_warnings():
+        # Minari asks for author, address and code, of data that stay here, and leaves its folders to the collector
         warnings.filterwarnings("ignore", category=UserWarning, module="minari")
+        warnings.filterwarnings("ignore", category=ResourceWarning)
         collector.create_dataset(name)
-    collector.close()
+        collector.close()
+        del collector
+        gc.collect()
 
 
 def read(name: str, visible: int | None = None) -> list[Episode]:

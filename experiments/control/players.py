@@ -24,24 +24,28 @@ KINDS = ("return", "state", "action")  # the tokens of a step, in order
 class Played:
     """One episode.
 
-    cue: the step at which the environment showed what decides, None where it says nothing of the kind. kept: share of
-    layers and heads that hold a token at the end, one list a kind of token with a number a step. held: their mean over
-    all tokens read. cache_bytes: keys and values of one row, most at any time. seconds: the episode's share of its
-    batch's time.
+    cue: the step at which the environment showed what decides, None where it says nothing of the kind. cue_kept: share
+    of layers and heads that still hold that state at the end, held: mean over all tokens read. kept: the same for every
+    token, in the order they were read. cache_bytes, state_bytes: keys and values, and what the memory carries for them,
+    at the end. seconds: the episode's share of its batch's time.
     """
 
     seed: int
     returned: float
     steps: int
     cue: int | None
-    kept: tuple[tuple[float, ...], ...]
+    cue_kept: float | None
     held: float
+    kept: tuple[float, ...]
     cache_bytes: int
+    state_bytes: int
     seconds: float
 
 
 class Player(Protocol):
     """What acts in a batch of episodes: `Episodes`, or `ContextOne`."""
+
+    cache: Any
 
     def act(self, states: Tensor, returns: Tensor, timesteps: Tensor, taken: Tensor | None = None) -> Tensor: ...
     def keep(self, rows: Tensor) -> None: ...
@@ -50,10 +54,8 @@ class Player(Protocol):
 class ContextOne:
     """Plays every step as if it were the first: the model sees the return to go and the state of this step alone."""
 
-    cache = None
-
     def __init__(self, model: Any):
-        self.model = model
+        self.model, self.cache = model, None
 
     def act(self, states: Tensor, returns: Tensor, timesteps: Tensor, taken: Tensor | None = None) -> Tensor:
         return Episodes(self.model).act(states, returns, timesteps)
@@ -112,20 +114,38 @@ def play(player: Player, task: ControlTask, seeds: Sequence[int]) -> list[Played
 def _played(player: Player, row: Row, place: int, seconds: float) -> Played:
     """The record of the episode in one row of the batch."""
     tokens = 3 * row.steps - 1  # the last action is not read any more
-    share = kept_share(getattr(player, "cache", None), place, tokens)
-    cells = np.append(share, 0.0).reshape(row.steps, len(KINDS))
-    kept = tuple(tuple(np.round(cells[: row.steps - (kind == 2), kind], 4).tolist()) for kind in range(len(KINDS)))
-    size = row_bytes(getattr(player, "cache", None), place)
-    return Played(row.seed, row.returned, row.steps, row.cue, kept, float(share.mean()), size, seconds)
+    if player.cache is None:
+        share, sizes = np.zeros(tokens), (0, 0)
+    else:
+        share, sizes = kept_share(player.cache, place, tokens), row_bytes(player.cache, place)
+    return Played(
+        seed=row.seed,
+        returned=row.returned,
+        steps=row.steps,
+        cue=row.cue,
+        cue_kept=None if row.cue is None else float(share[3 * row.cue + KINDS.index("state")]),
+        held=float(share.mean()),
+        kept=tuple(np.round(share, 3).tolist()),
+        cache_bytes=sizes[0],
+        state_bytes=sizes[1],
+        seconds=seconds,
+    )
 
 
-def kept_share(cache: Any, row: int, tokens: int) -> Float[np.ndarray, " token"]:
-    """Share of layers and heads that hold each token; all of them in a stock cache, those of the last step in none."""
+def kept_share(cache: NammCache, row: int, tokens: int) -> Float[np.ndarray, " token"]:
+    """Share of layers and heads that hold each of the tokens read."""
     share = np.zeros(tokens)
-    if isinstance(cache, NammCache):
-        for layer in cache.memory_layers:
-            held = layer.positions[row][layer.valid[row]].numpy()
-            np.add.at(share, held, 1.0 / (len(cache.memory_layers) * layer.positions.shape[1]))
-        return share
-    share[0 if cache is not None else -2 :] = 1.0
+    for layer in cache.memory_layers:
+        held = layer.positions[row][layer.valid[row]].numpy()
+        np.add.at(share, held, 1.0 / (len(cache.memory_layers) * layer.positions.shape[1]))
     return share
+
+
+def row_bytes(cache: NammCache, row: int) -> tuple[int, int]:
+    """Keys and values of an episode's held tokens, and the memory's state for them."""
+    held = stated = 0
+    for layer in cache.memory_layers:
+        count = int(layer.valid[row].sum())
+        held += count * sum(x.shape[-1] * x.element_size() for x in layer.slots[:2])
+        stated += count * sum(x[0, 0, 0].numel() * x.element_size() for x in layer.state.slots.values() if x.shape[2])
+    return held, stated

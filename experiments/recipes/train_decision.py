@@ -1,8 +1,9 @@
 """Train a Decision Transformer on recorded play: `python -m experiments.recipes.train_decision --host dt-tmaze`.
 
-Claim: see the README of each folder in hosts/pretrained. Every batch is of one task of the host, drawn anew at each step
-from the seed and the step's number, so that a run that is killed and started again gives the same weights. The weights
-take states and returns as the environment gives them: their scaling is folded into the first layers at the end.
+Claim: see the README of each folder in hosts/pretrained. Every batch is of one task of the host; in the first half of
+the steps the tasks join one by one, the shortest first. Batches follow from the seed and the step's number, so that a
+run that is killed and started again gives the same weights. The weights take states and returns as the environment
+gives them: their scaling is folded into the first layers at the end.
 """
 
 import logging
@@ -83,7 +84,7 @@ def draw(rng: np.random.Generator, episodes: Sequence[Episode], context: int, ba
     cut = [Episode(*(part[s : s + context] for part in one)) for one, s in zip(chosen, starts, strict=True)]
     sizes = np.array([len(one.returns) for one in cut])
     states, actions, returns = (
-        torch.from_numpy(np.stack([_padded(one[part], sizes.max()) for one in cut])) for part in range(3)
+        torch.from_numpy(np.stack([_padded(one[part], int(sizes.max())) for one in cut])) for part in range(3)
     )
     steps = np.arange(sizes.max())
     real = torch.from_numpy((steps < sizes[:, None]).astype(np.float32))
@@ -96,20 +97,27 @@ def _padded(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def loss(model: DecisionTransformerModel, batch: Batch, choice: bool) -> Float[Tensor, ""]:
-    """Mean over steps: cross-entropy (nats) of choices, squared error of continuous actions."""
+    """Squared error of continuous actions, cross-entropy (nats) of choices; every choice counts alike in a batch,
+    however rare it is (a turn at the end of a long corridor)."""
     out: Any = model(
         states=batch.states, actions=batch.actions, rewards=None, returns_to_go=batch.returns, timesteps=batch.timesteps
     )
     found, wanted = out.action_preds[batch.real > 0], batch.actions[batch.real > 0]
-    return cross_entropy(found, wanted) if choice else mse_loss(found, wanted)
+    if not choice:
+        return mse_loss(found, wanted)
+    return cross_entropy(found, wanted.argmax(-1), weight=1.0 / wanted.sum(0).clamp(min=1.0))
 
 
 def scaling(data: Sequence[Sequence[Episode]]) -> tuple[Episode, Episode]:
-    """Mean and deviation of states and returns over all steps; 0 and 1 for actions, and for what does not vary."""
+    """What is taken off states, and what states and returns are divided by: mean and deviation over all steps.
+
+    Actions, and what does not vary, stay as they are.
+    """
     whole = [one for episodes in data for one in episodes]
     states, returns = (np.concatenate([getattr(one, name) for one in whole]) for name in ("states", "returns"))
     spread = [np.where(x.std(0) > 1e-6, x.std(0), 1.0).astype(np.float32) for x in (states, returns)]
-    return Episode(states.mean(0), np.float32(0), np.float32(0)), Episode(spread[0], np.float32(1), spread[1])  # pyright: ignore[reportArgumentType]
+    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    return Episode(states.mean(0), zero, zero), Episode(spread[0], one, spread[1])
 
 
 def scaled(one: Episode, mean: Episode, spread: Episode) -> Episode:
@@ -119,10 +127,10 @@ def scaled(one: Episode, mean: Episode, spread: Episode) -> Episode:
 
 @torch.no_grad()
 def fold(model: DecisionTransformerModel, mean: Episode, spread: Episode) -> None:
-    """Let the model take states and returns as they are: (x - mean) / spread becomes part of its first layers."""
-    for layer, m, s in ((model.embed_state, mean.states, spread.states), (model.embed_return, 0.0, spread.returns)):
-        layer.weight /= torch.as_tensor(s)
-        layer.bias -= layer.weight @ torch.as_tensor(m).expand(layer.in_features).float()
+    """Let the model take states and returns as they are: `scaled` becomes part of its first layers."""
+    model.embed_state.weight.div_(torch.as_tensor(spread.states))
+    model.embed_state.bias.sub_(model.embed_state.weight @ torch.as_tensor(mean.states))
+    model.embed_return.weight.div_(torch.as_tensor(spread.returns))
 
 
 def build(config: TrainConfig, state: int, action: int, choice: bool) -> DecisionTransformerModel:
@@ -135,7 +143,7 @@ def build(config: TrainConfig, state: int, action: int, choice: bool) -> Decisio
         n_layer=config.layers,
         n_head=config.heads,
         max_ep_len=max(config.context, *(task.environment.max_episode_steps or 0 for task in config.tasks)),
-        max_position_embeddings=1,  # `DecisionTransformerModel` puts every token at position 0 and adds the timestep
+        n_positions=1,  # `DecisionTransformerModel` puts every token at position 0 and adds the timestep
         action_tanh=not choice,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
@@ -161,7 +169,7 @@ def train(config: TrainConfig) -> DecisionTransformerModel:
             log.info("resumed after step %d", done)
         for step in range(0 if done is None else done + 1, config.steps):
             rng = np.random.default_rng([config.seed, step])
-            which = int(rng.integers(len(data)))
+            which = int(rng.integers(min(len(data), 1 + 2 * len(data) * step // config.steps)))
             context = config.tasks[which].context
             found = loss(model, draw(rng, data[which], context, config.step_tokens // (3 * context)), choice)
             for group in update.param_groups:
@@ -179,9 +187,12 @@ def train(config: TrainConfig) -> DecisionTransformerModel:
 
 def snapshot(model: DecisionTransformerModel, update: torch.optim.Optimizer) -> dict[str, Any]:
     """Weights and optimiser state as arrays."""
+
+    def arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        return {name: x.numpy().copy() for name, x in tensors.items()}  # training goes on while they are written
+
     state = update.state_dict()["state"]
-    kept = {str(i): {name: np.array(x) for name, x in one.items()} for i, one in state.items()}
-    return {"model": {name: np.array(x) for name, x in model.state_dict().items()}, "update": kept}
+    return {"model": arrays(model.state_dict()), "update": {str(i): arrays(one) for i, one in state.items()}}
 
 
 def restore(model: DecisionTransformerModel, update: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
