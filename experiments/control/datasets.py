@@ -69,8 +69,8 @@ def read(name: str, visible: int | None = None) -> list[Episode]:
     ]
 
 
-def actions_as_vectors(space: gym.Space[Any], actions: np.ndarray) -> Float[np.ndarray, "step action"]:
-    """Actions as the model reads and writes them: one-hot where they are choices."""
+def actions_as_vectors(space: gym.Space[Any], actions: Any) -> Float[np.ndarray, "*step action"]:
+    """One action or several as the model reads and writes them: one-hot where they are choices."""
     if isinstance(space, spaces.Discrete):
         return np.eye(int(space.n), dtype=np.float32)[actions]
     return np.asarray(actions, np.float32)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -42,6 +42,7 @@ class Played:
     seconds: float
 
 
+@runtime_checkable
 class Player(Protocol):
     """What acts in a batch of episodes: `Episodes`, or `ContextOne`."""
 

@@ -56,8 +56,15 @@ def _tmaze(corridor: int) -> ControlTask:
     return ControlTask(f"tmaze-{corridor}", "dt-tmaze", spec, 1.0, limit(corridor), f"namm/tmaze-{corridor}-v0")
 
 
+def _hopper(name: str, visible: int | None) -> ControlTask:
+    """Hopper-v5, all of it or its five positions and angles alone; D4RL's reference returns."""
+    spec = EnvSpec("Hopper-v5", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", max_episode_steps=1000)
+    return ControlTask(name, f"dt-{name}", spec, 3000.0, 300, "namm/hopper/medium-v0", visible, (-20.272305, 3234.3))
+
+
 CORRIDORS = (20, 40, 80, 160, 300)
-TASKS = {task.name: task for task in map(_tmaze, CORRIDORS)}
+_ALL = (*map(_tmaze, CORRIDORS), _hopper("hopper", None), _hopper("hopper-hidden", 5))
+TASKS = {task.name: task for task in _ALL}
 
 
 def find_task(name: str) -> ControlTask:

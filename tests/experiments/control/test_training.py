@@ -29,7 +29,8 @@ def play(tmp_path_factory: pytest.TempPathFactory):
 
 
 def config(folder: Path, steps: int) -> TrainConfig:
-    return TrainConfig("tiny", folder / "out", folder / "run", 3, steps, 264, 16, 1, 2, rate=1e-2, save_every=1, warmup=1)
+    paths, sizes = (folder / "out", folder / "run"), {"width": 16, "layers": 1, "heads": 2}
+    return TrainConfig("tiny", *paths, 3, steps, 264, **sizes, rate=1e-2, save_every=1, warmup=1)
 
 
 def test_recorded_play_is_what_was_played(play: list[Episode]) -> None:
@@ -108,7 +109,7 @@ def test_folding_changes_nothing(play: list[Episode], tmp_path: Path) -> None:
 
 def test_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_decision, "TASKS", TASKS)
-    with pytest.raises(ValueError, match="host is 'dt-nothing'; expected one of .*dt-tmaze"):
+    with pytest.raises(ValueError, match=r"host is 'dt-nothing'; expected one of .*dt-tmaze"):
         TrainConfig("dt-nothing")
     with pytest.raises(ValueError, match="heads divide"):
         TrainConfig(heads=3)
