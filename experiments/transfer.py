@@ -155,7 +155,7 @@ def entries(config: TransferConfig, memories: Sequence[Memory], longest: int) ->
     """Everything that plays a task whose longest context has so many tokens."""
     found = [Entry(KEEP_ALL, WHOLE, training_free(KEEP_ALL)), Entry(CONTEXT_ONE, WHOLE)]
     for share in config.budget:
-        found += [Entry(memory.name, f"{share:.1%}", memory, round(share * longest)) for memory in memories]
+        found += [Entry(memory.name, f"{100 * share:g}%", memory, round(share * longest)) for memory in memories]
     return found
 
 

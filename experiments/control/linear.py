@@ -56,10 +56,11 @@ class LinearPolicy:
         return self.weights @ ((state - self.mean) / self.deviation)
 
     def player(self, spread: float) -> Callable[[np.random.Generator], Callable[[Any], Any]]:
-        """Play with Gaussian noise of deviation `spread` on the actions."""
+        """Play with Gaussian noise on the actions; its deviation is drawn up to `spread`, episode by episode."""
 
         def start(rng: np.random.Generator) -> Callable[[Any], Any]:
-            return lambda state: self._clip(self.act(state) + spread * rng.normal(size=len(self.weights)))
+            own = spread * rng.random()
+            return lambda state: self._clip(self.act(state) + own * rng.normal(size=len(self.weights)))
 
         return start
 

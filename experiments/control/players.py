@@ -92,7 +92,10 @@ def action_of(space: gym.Space[Any], output: Float[np.ndarray, " action"]) -> An
 
 
 def play(player: Player, task: ControlTask, seeds: Sequence[int]) -> list[Played]:
-    """One episode for each environment seed, in step; finished ones leave the batch. In the order of the seeds."""
+    """One episode for each environment seed, in step; finished ones leave the batch. In the order of the seeds.
+
+    ValueError where a model plays without a memory: "keep-all" is the one that keeps the full context.
+    """
     begin, rows, taken = time.perf_counter(), [Row(task, seed) for seed in seeds], None
     done: dict[int, Played] = {}
     while rows:
@@ -117,6 +120,8 @@ def _played(player: Player, row: Row, place: int, seconds: float) -> Played:
     tokens = 3 * row.steps - 1  # the last action is not read any more
     if player.cache is None:
         share, sizes = np.zeros(tokens), (0, 0)
+    elif not isinstance(player.cache, NammCache):
+        raise ValueError('the model has no memory attached; attach one, "keep-all" for the full context')
     else:
         share, sizes = kept_share(player.cache, place, tokens), row_bytes(player.cache, place)
     return Played(

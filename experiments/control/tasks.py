@@ -57,9 +57,9 @@ def _tmaze(corridor: int) -> ControlTask:
 
 
 def _hopper(name: str, visible: int | None) -> ControlTask:
-    """Hopper-v5, all of it or its five positions and angles alone; D4RL's reference returns."""
-    spec = EnvSpec("Hopper-v5", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", max_episode_steps=1000)
-    return ControlTask(name, f"dt-{name}", spec, 3000.0, 300, "namm/hopper/medium-v0", visible, (-20.272305, 3234.3))
+    """Hopper-v5 cut at 300 steps, all of it or its five positions and angles alone; D4RL's reference returns (v2)."""
+    spec = EnvSpec("Hopper-v5", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", max_episode_steps=300)
+    return ControlTask(name, f"dt-{name}", spec, 900.0, 300, "namm/hopper/medium-v0", visible, (-20.272305, 3234.3))
 
 
 CORRIDORS = (20, 40, 80, 160, 300)

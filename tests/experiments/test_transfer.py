@@ -57,7 +57,7 @@ def test_everything_plays_the_same_episodes(model, tmp_path: Path) -> None:
     rows = transfer(config(tmp_path), QUIET)
     assert [(row.memory, row.budget) for row in rows[:2]] == [("keep-all", WHOLE), ("context-1", WHOLE)]
     served = ["smollm2", "random-0", "sliding-window", "keydiff"]
-    assert [(row.memory, row.budget) for row in rows[2:]] == [(n, b) for b in ("50.0%", "25.0%") for n in served]
+    assert [(row.memory, row.budget) for row in rows[2:]] == [(n, b) for b in ("50%", "25%") for n in served]
     records = lines(tmp_path)
     for row in rows:
         mine = [one for one in records if (one["memory"], one["budget"]) == (row.memory, row.budget)]
@@ -69,7 +69,7 @@ def test_everything_plays_the_same_episodes(model, tmp_path: Path) -> None:
     slot = 2 * 32 * 4 * 2  # keys and values of 32 floats in two layers
     assert whole.cache_bytes == pytest.approx((3 * whole.steps - 1) * slot)
     assert whole.cache_bytes > half.cache_bytes > quarter.cache_bytes and half.state_bytes > 0 == whole.state_bytes
-    window = next(row for row in rows if (row.memory, row.budget) == ("sliding-window", "25.0%"))
+    window = next(row for row in rows if (row.memory, row.budget) == ("sliding-window", "25%"))
     assert window.cue_kept == 0.0  # the last 16 to 32 tokens of 60 are beyond the first quarter
     for name in ("transfer.md", "transfer.png", "timesteps.png", "transfer.html", "transfer.json"):
         assert (tmp_path / name).stat().st_size > 100
@@ -120,6 +120,37 @@ def test_kept_tokens_are_those_of_the_window(model) -> None:
     assert one.kept == tuple(float(i >= since - 6) for i in range(read))
 
 
+class Spy:
+    """A player that pushes alternately, and notes what it was told."""
+
+    cache = None
+
+    def __init__(self) -> None:
+        self.told: list[tuple[torch.Tensor, ...]] = []
+
+    def act(self, states, returns, timesteps, taken=None):
+        self.told.append((states, returns, timesteps, taken))
+        return torch.full((len(states), 3), 2.0 if len(self.told) % 2 else -0.25)
+
+    def keep(self, rows) -> None:
+        self.told.append((rows,))
+
+
+def test_players_are_told_what_happened() -> None:
+    """States, the return still to come, the step, and the action as it was done: clipped to the bounds."""
+    task, spy = find_task("hopper"), Spy()
+    (one,) = play(spy, task, [7])
+    env, total = task.make(), 0.0
+    state, _ = env.reset(seed=7)
+    for step, (states, returns, timesteps, taken) in enumerate(spy.told):
+        np.testing.assert_array_equal(states[0], state.astype(np.float32))
+        assert returns[0] == pytest.approx(task.target - total) and timesteps.tolist() == [step]
+        assert taken is None if step == 0 else taken.tolist() == [[1.0 if step % 2 else -0.25] * 3]
+        state, reward, *_ = env.step(np.full(3, -0.25 if step % 2 else 1.0, np.float32))
+        total += float(reward)
+    assert one.steps == len(spy.told) > 4 and one.returned == pytest.approx(total) and one.held == 0.0
+
+
 def test_context_one_forgets(model) -> None:
     player, state = ContextOne(model), torch.zeros(1, 8)
     first = player.act(state, torch.ones(1), torch.tensor([5]))
@@ -140,7 +171,7 @@ def test_random_memories_differ_in_parameters_alone() -> None:
 
 def test_budgets_are_shares_of_the_longest_context(tmp_path: Path) -> None:
     found = entries(config(tmp_path), [load("keydiff")], 66)
-    assert [(one.label, one.tokens) for one in found] == [(WHOLE, None)] * 2 + [("50.0%", 33), ("25.0%", 16)]
+    assert [(one.label, one.tokens) for one in found] == [(WHOLE, None)] * 2 + [("50%", 33), ("25%", 16)]
 
 
 def test_d4rl_scores() -> None:
@@ -197,3 +228,24 @@ def test_shipped_hosts_load() -> None:
     assert load_player("dt-tmaze").config.max_ep_len >= find_task("tmaze-300").context
     with pytest.raises(FileNotFoundError, match="expected dt-"):
         load_player("dt-nothing")
+
+
+def test_the_shipped_host_needs_its_context() -> None:
+    """The bar of its README: at least 30% above context 1 and above half of the context."""
+    model, task, seeds = load_player("dt-tmaze"), find_task("tmaze-80"), list(range(1000, 1020))
+    one = np.mean([played.returned for played in play(ContextOne(model), task, seeds)])
+    with pytest.raises(ValueError, match="no memory attached"):
+        play(Episodes(model), task, seeds)
+    with attach(model, "keep-all"):
+        full = np.mean([played.returned for played in play(Episodes(model), task, seeds)])
+    with attach(model, "sliding-window", 3 * task.context // 2, 48):
+        cut = np.mean([played.returned for played in play(Episodes(model), task, seeds)])
+    assert full >= 0.95 and full >= 1.3 * max(one, cut)
+
+
+def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "transfer.md").read_text()
+    (example,) = page.split("```python\n")[1:]
+    exec(compile(example.split("```")[0], "docs/transfer.md", "exec"), {})
+    returned, cue, _ = capsys.readouterr().out.split()
+    assert float(returned) >= 0.9 and 0 <= int(cue) < 75
