@@ -15,6 +15,7 @@ from experiments.control.players import ContextOne, play
 from experiments.control.tasks import find_task, hide
 from experiments.summary import WHOLE
 from experiments.transfer import TransferConfig, choose, entries, random_memories, transfer
+from experiments.transfer_rows import summarise
 from hosts.pytorch import attach
 from hosts.pytorch.decision_transformer import Episodes, load_player
 from namm.artefact import load, training_free
@@ -179,6 +180,24 @@ def test_d4rl_scores() -> None:
     task = find_task("hopper")
     assert task.score(3234.3) == pytest.approx(100) and task.score(-20.272305) == pytest.approx(0)
     assert find_task("tmaze-20").score(0.5) == 0.5
+
+
+def test_differences_are_paired_by_episode() -> None:
+    """The change is from the full context, the lead of the memory over the line, whatever the order of the records."""
+
+    def record(memory: str, budget: str, seed: int, returned: float) -> dict:
+        return {"task": "hopper", "memory": memory, "budget": budget, "seed": seed, "returned": returned} | rest
+
+    rest = {"cue": None, "cue_kept": None, "steps": 10, "held": 0.5, "cache_bytes": 8, "state_bytes": 2, "seconds": 1.0}
+    found = [record("keep-all", WHOLE, seed, 1000.0 * seed) for seed in (0, 1, 2)]
+    found += [record("mine", "50%", seed, 1000.0 * seed + 300.0) for seed in (2, 0, 1)]
+    found += [record("other", "50%", seed, 1000.0 * seed + 100.0) for seed in (1, 2, 0)]
+    rows = {row.memory: row for row in summarise(found, [find_task("hopper")], "mine")}
+    unit = 100.0 / (3234.3 + 20.272305)  # percent for a return of 1
+    assert rows["mine"].change == pytest.approx((300 * unit,) * 3) and rows["mine"].lead == (0, 0, 0)
+    assert rows["other"].lead == pytest.approx((200 * unit,) * 3)
+    assert rows["other"].returned == 1100 and rows["keep-all"].lead == (None, None, None)
+    assert rows["keep-all"].score == pytest.approx(unit * (1000 + 20.272305))
 
 
 def test_hidden_velocities() -> None:

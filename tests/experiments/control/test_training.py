@@ -97,6 +97,9 @@ def _stops_at(call: int, function):
 def test_folding_changes_nothing(play: list[Episode], tmp_path: Path) -> None:
     mean, spread = scaling([play])
     model = train_decision.build(config(tmp_path, 1), 8, 3, True).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))  # so that every input matters
     rng = np.random.default_rng
     small = draw(rng(0), [scaled(one, mean, spread) for one in play], 22, 6)
     with torch.no_grad():
