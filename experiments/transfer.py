@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from experiments.control.tasks import ControlTask, find_task
 from experiments.memories import named_memories
 from experiments.records import check_settings, digest, memory_contents, write_whole
 from experiments.summary import WHOLE
-from experiments.transfer_rows import TransferRow, summarise
+from experiments.transfer_rows import Record, TransferRow, summarise
 from experiments.transfer_views import write_views
 from hosts.pytorch import attach, detach
 from hosts.pytorch.decision_transformer import Episodes, load_player
@@ -100,12 +100,7 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
     with Progress(console=console) as bar:
         shown = bar.add_task("episodes", total=len(work) * config.episodes, completed=len(records))
         for task, entry in work:
-            key = {"task": task.name, "memory": entry.name, "budget": entry.label}
-            done = {one["seed"] for one in records if key.items() <= one.items()}
-            left = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in done]
-            for begin in range(0, len(left), config.batch):
-                played = run(models[task.host], task, entry, config.interval, left[begin : begin + config.batch])
-                lines = [key | _record(one, one.seed - config.seed < config.trace) for one in played]
+            for lines in missing(config, models[task.host], task, entry, records):
                 with (config.folder / RECORDS).open("a", encoding="utf-8") as file:
                     file.write("".join(json.dumps(line) + "\n" for line in lines))
                 records += lines
@@ -116,9 +111,18 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
     return rows
 
 
-def _record(played: Played, traced: bool) -> dict[str, Any]:
-    whole = dataclasses.asdict(played)
-    return whole if traced else {**whole, "kept": None}
+def missing(
+    config: TransferConfig, model: Any, task: ControlTask, entry: Entry, records: Sequence[Record]
+) -> Iterator[list[Record]]:
+    """Batch by batch, the records of an entry's episodes that are not among `records`."""
+    key = {"task": task.name, "memory": entry.name, "budget": entry.label}
+    done = {one["seed"] for one in records if key.items() <= one.items()}
+    left = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in done]
+    for begin in range(0, len(left), config.batch):
+        played = run(model, task, entry, config.interval, left[begin : begin + config.batch])
+        traced = [dataclasses.asdict(one) for one in played if one.seed - config.seed < config.trace]
+        others = [dataclasses.asdict(one) | {"kept": None} for one in played[len(traced) :]]
+        yield [key | line for line in (*traced, *others)]
 
 
 def random_memories(memory: Memory, count: int) -> list[Memory]:

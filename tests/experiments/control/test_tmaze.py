@@ -1,9 +1,13 @@
-"""The rules of the maze, and that nothing but the cue tells the turn."""
+"""The rules of the maze, that nothing but the cue tells the turn, and what a missing extra says."""
+
+import importlib.util
+from importlib import reload
 
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from experiments import control
 from experiments.control.tmaze import ALIKE, CUE, FORWARD, JUNCTION, LANDMARK, LEFT, RIGHT, TMaze, limit, walker
 
 
@@ -73,3 +77,11 @@ def test_scripted_play_is_good_and_bad() -> None:
             total, over = total + reward, ended or cut
         returns.append(total)
     assert 0.6 < np.mean(returns) < 0.9  # half right, half by chance
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "minari" else name)
+    with pytest.raises(ImportError, match=r"minari missing; .* pip install -c constraints.txt -e '.\[control\]'"):
+        reload(control)
+    monkeypatch.undo()
+    reload(control)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.control.batches import draw, fold, scaled, scaling
 from experiments.control.datasets import Episode, read, record
 from experiments.control.tasks import TASKS, find_task
 from experiments.control.tmaze import walker
 from experiments.recipes import train_decision
-from experiments.recipes.train_decision import TrainConfig, draw, fold, loss, scaled, scaling, train
+from experiments.recipes.train_decision import TrainConfig, loss, train
 
 NAME = "tmaze-20"
 
