@@ -13,6 +13,7 @@ USAGE = """usage: namm COMMAND [options]
   searches          variants of a recipe at equal evaluations and several seeds: which way of searching wins
   agreement         do candidates rank alike when they evict from a record and while they read?
   evaluate          memories and policies side by side on the same prompts; again to resume
+  transfer          a memory evolved on text in Decision Transformers, beside all controls; again to resume
   report FOLDER     a page and figures of an evaluation or a search
   convert           a checkpoint of the original implementation into a memory's folder
   stream            perplexity, memory and speed over a text without end
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "searches": _searches,
         "agreement": _agreement,
         "evaluate": _evaluate,
+        "transfer": _transfer,
         "convert": _convert,
         "stream": _stream,
         "chat": _chat,
@@ -121,6 +123,12 @@ def _evaluate(words: list[str]) -> None:
     from experiments.comparison import EvaluateConfig, evaluate
 
     evaluate(tyro.cli(EvaluateConfig, args=words, prog="namm evaluate"), console())
+
+
+def _transfer(words: list[str]) -> None:
+    from experiments.transfer import TransferConfig, transfer
+
+    transfer(tyro.cli(TransferConfig, args=words, prog="namm transfer"), console())
 
 
 def _convert(words: list[str]) -> None:

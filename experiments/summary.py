@@ -124,13 +124,13 @@ def summarise(
     rows = []
     for length in dict.fromkeys(v.length for v in verdicts):
         for key in (key for key in groups if key[0] == length):
-            change = _paired(scores[key], full.get(length))
-            lead = _paired(scores.get((length, reference, key[2])), scores[key])
+            change = paired(scores[key], full.get(length))
+            lead = paired(scores.get((length, reference, key[2])), scores[key])
             rows.append(_summary(groups[key], slot_bytes[key[1]], change, lead if key[2] != WHOLE else NONE))
     return rows
 
 
-def _paired(scores: np.ndarray | None, less: np.ndarray | None) -> Difference:
+def paired(scores: np.ndarray | None, less: np.ndarray | None) -> Difference:
     """Mean of the difference, and its interval."""
     if scores is None or less is None:
         return NONE

@@ -4,11 +4,24 @@ The stock forward recomputes a window at every step. Here every token is read on
 decides which of them stay. A step is three tokens of the memory's interval and budget: action, return to go, state.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import DecisionTransformerModel
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+
+def load_player(source: str | Path) -> DecisionTransformerModel:
+    """A Decision Transformer by the name of one that ships, or from a folder; FileNotFoundError for anything else."""
+    path = PRETRAINED / source if (PRETRAINED / source).is_dir() else Path(source)
+    if not (path / "config.json").is_file():
+        names = sorted(found.parent.name for found in PRETRAINED.glob("dt-*/config.json"))
+        raise FileNotFoundError(f"{source}: no Decision Transformer; expected {', '.join(names)} or a folder")
+    return DecisionTransformerModel.from_pretrained(path, local_files_only=True).eval()
 
 
 class Episodes:
@@ -49,3 +62,10 @@ class Episodes:
         )
         self.cache, self.timesteps = out.past_key_values, timesteps
         return model.predict_action(out.last_hidden_state[:, -1])
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these episodes of the batch alone. ValueError before the first step."""
+        if self.timesteps is None:
+            raise ValueError("there are no episodes to choose from yet; act first")
+        self.cache.batch_select_indices(rows)
+        self.timesteps = self.timesteps[rows]

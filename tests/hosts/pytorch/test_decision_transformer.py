@@ -113,6 +113,28 @@ def test_episodes_of_a_batch_do_not_mix(model: DecisionTransformerModel, name: s
     assert (together - stock(model, record)).abs().max() > 1e-4
 
 
+def test_rows_that_are_kept_go_on_as_they_were(model: DecisionTransformerModel) -> None:
+    """With the stock cache and with a memory's, which has evicted by then."""
+    record, rows = episodes(), torch.tensor([2, 0])
+    first = {k: v[:, :9] for k, v in record.items()}
+
+    def rest(played: Episodes, chosen: torch.Tensor | None) -> torch.Tensor:
+        at = slice(None) if chosen is None else chosen
+        now = [record[name][at, 9] for name in ("states", "returns_to_go", "timesteps")]
+        return played.act(now[0], now[1][:, 0], now[2], record["actions"][at, 8])
+
+    for memory in (None, "keydiff"):
+        if memory is not None:
+            attach(model, memory, 12, 16)
+        whole, part = Episodes(model), Episodes(model)
+        with pytest.raises(ValueError, match="act first"):
+            part.keep(rows)
+        stepwise(model, first, whole)
+        stepwise(model, first, part)
+        part.keep(rows)
+        np.testing.assert_allclose(rest(part, rows), rest(whole, None)[rows], atol=1e-5)
+
+
 def test_what_cannot_work_is_refused(model: DecisionTransformerModel) -> None:
     for name in ("streaming-llm", "sirllm", "expected-attention"):
         with pytest.raises(ValueError, match="neither RoPE nor tokens"):

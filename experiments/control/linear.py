@@ -1,0 +1,114 @@
+"""A linear policy found by augmented random search (arXiv 1803.07055, V2-t), the source of recorded MuJoCo play."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float
+
+
+@dataclass
+class Moments:
+    """Running mean and deviation of states (Welford)."""
+
+    count: int
+    mean: Float[np.ndarray, " state"]
+    squares: Float[np.ndarray, " state"]
+
+    def add(self, state: Float[np.ndarray, " state"]) -> None:
+        self.count += 1
+        change = state - self.mean
+        self.mean = self.mean + change / self.count
+        self.squares = self.squares + change * (state - self.mean)
+
+    @property
+    def deviation(self) -> Float[np.ndarray, " state"]:
+        spread = np.sqrt(self.squares / max(self.count - 1, 1))
+        return np.where(spread < 1e-7, 1.0, spread)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The paper's settings for Hopper. directions: tried in both senses an iteration; best: how many of them count."""
+
+    directions: int = 8
+    best: int = 4
+    rate: float = 0.01
+    noise: float = 0.025
+    bonus: float = 1.0  # of a step that does not fall, left out of what is maximised
+    seed: int = 0
+    limit: int = 600  # iterations
+
+
+@dataclass(frozen=True)
+class LinearPolicy:
+    """Actions as a matrix times the state, normalised by mean and deviation."""
+
+    weights: Float[np.ndarray, "action state"]
+    mean: Float[np.ndarray, " state"]
+    deviation: Float[np.ndarray, " state"]
+    space: spaces.Box = field(repr=False)
+
+    def act(self, state: Float[np.ndarray, " state"]) -> Float[np.ndarray, " action"]:
+        return self.weights @ ((state - self.mean) / self.deviation)
+
+    def player(self, spread: float) -> Callable[[np.random.Generator], Callable[[Any], Any]]:
+        """Play with Gaussian noise on the actions; its deviation is drawn up to `spread`, episode by episode."""
+
+        def start(rng: np.random.Generator) -> Callable[[Any], Any]:
+            own = spread * rng.random()
+            return lambda state: self._clip(self.act(state) + own * rng.normal(size=len(self.weights)))
+
+        return start
+
+    def _clip(self, action: np.ndarray) -> np.ndarray:
+        return np.clip(action, self.space.low, self.space.high).astype(np.float32)
+
+
+def search(
+    env: gym.Env[Any, Any], config: SearchConfig, target: float, log: Callable[[int, float], None]
+) -> LinearPolicy:
+    """Search until an episode of the policy returns `target`; ValueError where `limit` iterations do not get there.
+
+    log: told every tenth iteration and the policy's return.
+    """
+    assert isinstance(env.observation_space, spaces.Box) and isinstance(env.action_space, spaces.Box)
+    size, rng = env.observation_space.shape[0], np.random.default_rng(config.seed)
+    weights, moments = np.zeros((env.action_space.shape[0], size)), Moments(0, np.zeros(size), np.zeros(size))
+    env.reset(seed=config.seed)
+
+    def policy(matrix: np.ndarray) -> LinearPolicy:
+        return LinearPolicy(matrix, moments.mean, moments.deviation, env.action_space)  # pyright: ignore[reportArgumentType]
+
+    for iteration in range(config.limit):
+        tries = rng.normal(size=(config.directions, *weights.shape))
+        found = policy(weights)  # one normalisation for all that is compared
+        ends = [[_rollout(env, found, weights + s * config.noise * t, moments) for s in (1, -1)] for t in tries]
+        gains = np.array([[total - config.bonus * steps for total, steps in pair] for pair in ends])
+        top = np.argsort(-gains.max(1))[: config.best]
+        change = np.einsum("d,das->as", gains[top, 0] - gains[top, 1], tries[top])
+        weights = weights + config.rate / (config.best * max(float(gains[top].std()), 1e-6)) * change
+        reached = _rollout(env, policy(weights), weights, None)[0]
+        if iteration % 10 == 0:
+            log(iteration, reached)
+        if reached >= target:
+            return policy(weights)
+    raise ValueError(f"no policy returned {target} in {config.limit} iterations; try another seed")
+
+
+def _rollout(
+    env: gym.Env[Any, Any], policy: LinearPolicy, weights: np.ndarray, moments: Moments | None
+) -> tuple[float, int]:
+    """Return and steps of one episode with other weights; states are added to `moments`."""
+    state, _ = env.reset()
+    total, steps, over = 0.0, 0, False
+    while not over:
+        if moments is not None:
+            moments.add(state)
+        action = weights @ ((state - policy.mean) / policy.deviation)
+        state, reward, ended, cut, _ = env.step(policy._clip(action))
+        total, steps, over = total + float(reward), steps + 1, ended or cut
+    return total, steps

@@ -1,0 +1,171 @@
+"""`namm transfer`: a memory evolved on text at work in Decision Transformers, beside all it must beat; resumes."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from evolve.tracking import complete_lines
+from experiments.control.players import ContextOne, Played, play
+from experiments.control.tasks import ControlTask, find_task
+from experiments.memories import named_memories
+from experiments.records import check_settings, digest, memory_contents, write_whole
+from experiments.summary import WHOLE
+from experiments.transfer_rows import Record, TransferRow, summarise
+from experiments.transfer_views import write_views
+from hosts.pytorch import attach, detach
+from hosts.pytorch.decision_transformer import Episodes, load_player
+from namm.artefact import Memory, make, training_free
+from namm.contract import Parameters
+from namm.model import NammPolicy
+from namm.policies import POLICIES
+
+SETTINGS, RECORDS, ROWS = "settings.json", "episodes.jsonl", "transfer.json"
+KEEP_ALL, CONTEXT_ONE = "keep-all", "context-1"
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """A memory and what it is compared with, in the same episodes; the same command again goes on.
+
+    memory: a folder or a name, see `namm.load`. task: see docs/transfer.md. budget: shares of a task's longest context.
+    policy: training-free ones; those that a Decision Transformer cannot serve are listed with the reason. random: how
+    many memories of the same configuration, their parameters drawn at random. interval: tokens between updates (three
+    a step of an episode) for all alike, a multiple of the memory's hop. episodes: of every task, from environment seed
+    `seed` on. batch: episodes in step. trace: episodes whose tokens are recorded one by one.
+    """
+
+    memory: str = "smollm2"
+    task: tuple[str, ...] = ("tmaze-20", "tmaze-80", "tmaze-300")
+    budget: tuple[float, ...] = (0.5, 0.25, 0.125)
+    policy: tuple[str, ...] = tuple(name for name in POLICIES if name != KEEP_ALL)
+    random: int = 3
+    interval: int = 48
+    episodes: int = 60
+    seed: int = 0
+    batch: int = 60
+    trace: int = 1
+    folder: Path = Path("runs/transfer")
+
+    def __post_init__(self) -> None:
+        if min(self.episodes, self.batch) < 1 or min(self.random, self.trace, self.seed) < 0:
+            got = f"episodes is {self.episodes}, batch {self.batch}, random {self.random}, trace {self.trace}"
+            raise ValueError(f"{got}, seed {self.seed}; expected episodes and batch of 1 or more, no negative number")
+        for name in ("task", "budget"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} is {values}; expected one or more different ones")
+        if wrong := [share for share in self.budget if not 0.0 < share < 1.0]:
+            raise ValueError(f"budget is {wrong[0]}; expected shares of the longest context, between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table: a memory at a budget in tokens, or context 1 (no memory)."""
+
+    name: str
+    label: str
+    memory: Memory | None = None
+    tokens: int | None = None
+
+
+def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
+    """Play what the folder does not hold yet, print the table; write table, figures and page.
+
+    ValueError, naming the field, for settings that cannot work or a folder that was begun with others.
+    """
+    tasks = [find_task(name) for name in config.task]
+    models = {task.host: load_player(task.host) for task in tasks}
+    memories = named_memories([config.memory, *config.policy], config.interval)
+    memories[1:1] = random_memories(memories[0], config.random)
+    served, refused = choose(memories, models[tasks[0].host], config.interval)
+    if memories[0] not in served:
+        raise ValueError(f"memory: {refused[memories[0].name]}")
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "batch")}
+    settings |= memory_contents(served) | {f"contents of {name}": contents(model) for name, model in models.items()}
+    check_settings(config.folder, settings, SETTINGS, (RECORDS, ROWS))
+    config.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(config.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+    records = complete_lines(config.folder / RECORDS)
+    write_whole(config.folder / RECORDS, "".join(json.dumps(one) + "\n" for one in records))
+    work = [(task, entry) for task in tasks for entry in entries(config, served, 3 * task.context)]
+    with Progress(console=console) as bar:
+        shown = bar.add_task("episodes", total=len(work) * config.episodes, completed=len(records))
+        for task, entry in work:
+            for lines in missing(config, models[task.host], task, entry, records):
+                with (config.folder / RECORDS).open("a", encoding="utf-8") as file:
+                    file.write("".join(json.dumps(line) + "\n" for line in lines))
+                records += lines
+                bar.advance(shown, len(lines))
+    rows = summarise(records, tasks, memories[0].name)
+    write_whole(config.folder / ROWS, json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
+    write_views(config.folder, rows, records, refused, console)
+    return rows
+
+
+def missing(
+    config: TransferConfig, model: Any, task: ControlTask, entry: Entry, records: Sequence[Record]
+) -> Iterator[list[Record]]:
+    """Batch by batch, the records of an entry's episodes that are not among `records`."""
+    key = {"task": task.name, "memory": entry.name, "budget": entry.label}
+    done = {one["seed"] for one in records if key.items() <= one.items()}
+    left = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in done]
+    for begin in range(0, len(left), config.batch):
+        played = run(model, task, entry, config.interval, left[begin : begin + config.batch])
+        traced = [dataclasses.asdict(one) for one in played if one.seed - config.seed < config.trace]
+        others = [dataclasses.asdict(one) | {"kept": None} for one in played[len(traced) :]]
+        yield [key | line for line in (*traced, *others)]
+
+
+def random_memories(memory: Memory, count: int) -> list[Memory]:
+    """Memories of the same configuration whose evolved parameters are standard normal; none for a policy."""
+    if not isinstance(memory.policy, NammPolicy):
+        return []
+    leaves, form = jax.tree.flatten(memory.params.evolved)
+    made = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        drawn = form.unflatten([jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in leaves])
+        made.append(make(f"random-{seed}", memory.policy.config, Parameters(drawn, memory.params.frozen)))
+    return made
+
+
+def choose(memories: Sequence[Memory], model: Any, interval: int) -> tuple[list[Memory], dict[str, str]]:
+    """The memories that a model can be given, and why not the others."""
+    served, refused = [], {}
+    for memory in memories:
+        try:
+            detach(attach(model, memory, interval, interval))
+            served.append(memory)
+        except ValueError as error:
+            refused[memory.name] = str(error)
+    return served, refused
+
+
+def contents(model: Any) -> str:
+    """A short name for a model's weights."""
+    return digest(*(x.detach().numpy().tobytes() for x in model.state_dict().values()))
+
+
+def entries(config: TransferConfig, memories: Sequence[Memory], longest: int) -> list[Entry]:
+    """Everything that plays a task whose longest context has so many tokens."""
+    found = [Entry(KEEP_ALL, WHOLE, training_free(KEEP_ALL)), Entry(CONTEXT_ONE, WHOLE)]
+    for share in config.budget:
+        found += [Entry(memory.name, f"{100 * share:g}%", memory, round(share * longest)) for memory in memories]
+    return found
+
+
+def run(model: Any, task: ControlTask, entry: Entry, interval: int, seeds: Sequence[int]) -> list[Played]:
+    """One batch of episodes."""
+    if entry.memory is None:
+        return play(ContextOne(model), task, seeds)
+    with attach(model, entry.memory, entry.tokens, interval):
+        return play(Episodes(model), task, seeds)

@@ -1,0 +1,142 @@
+"""What `namm transfer` shows: a table in Markdown, score against memory, which timesteps stayed, a page of it all."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markdown import Markdown
+
+from experiments.report import size
+from experiments.summary import WHOLE, Difference
+from experiments.transfer_rows import Record, TransferRow
+
+TABLE, SCORES, KEPT, PAGE = "transfer.md", "transfer.png", "timesteps.png", "transfer.html"
+HEADER = ("memory", "budget", "score", "change from full", "lead over it", "kept", "cue kept", "cache + state")
+
+
+def write_views(
+    folder: Path, rows: Sequence[TransferRow], records: Sequence[Record], refused: Mapping[str, str], console: Console
+) -> None:
+    """Write and print the table, draw both figures, write the page."""
+    text = markdown(rows, refused)
+    (folder / TABLE).write_text(text, encoding="utf-8")
+    draw_scores(rows, folder / SCORES)
+    if traced := [one for one in records if one["kept"] is not None]:
+        draw_timesteps(traced, folder / KEPT)
+    write_page(folder, rows, refused, bool(traced))
+    console.print(Markdown(text))
+    console.print(f"Records, table, figures and {PAGE} are in {folder}")
+
+
+def cells(row: TransferRow) -> tuple[str, ...]:
+    """A row as text, under HEADER."""
+    score = f"{row.score:.3g} [{row.low:.3g}, {row.high:.3g}]"
+    cue = "" if row.cue_kept is None else f"{row.cue_kept:.0%}"
+    taken = f"{size(row.cache_bytes)} + {size(row.state_bytes)}"
+    return row.memory, row.budget, score, _difference(row.change), _difference(row.lead), f"{row.kept:.1%}", cue, taken
+
+
+def _difference(found: Difference) -> str:
+    return "" if found[0] is None else "{:+.3g} [{:+.3g}, {:+.3g}]".format(*found)
+
+
+def by_task(rows: Sequence[TransferRow]) -> dict[str, list[TransferRow]]:
+    """The rows of each task: the references, then budget by budget, the best first."""
+    found = {name: [row for row in rows if row.task == name] for name in dict.fromkeys(row.task for row in rows)}
+    budgets = list(dict.fromkeys(row.budget for row in rows))
+    return {k: sorted(v, key=lambda row: (budgets.index(row.budget), -row.score)) for k, v in found.items()}
+
+
+def markdown(rows: Sequence[TransferRow], refused: Mapping[str, str]) -> str:
+    """One table a task, and what could not serve."""
+    parts = []
+    for task, here in by_task(rows).items():
+        parts.append(f"## {task} ({here[0].episodes} episodes of {here[0].steps:.0f} steps on average)\n")
+        lines = [HEADER, ("---",) * len(HEADER), *map(cells, here)]
+        parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    if refused:
+        parts.append("Not served:\n\n" + "".join(f"- `{name}`: {reason}\n" for name, reason in refused.items()))
+    return "\n".join(parts)
+
+
+def _panels(rows: int, columns: int, each: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(each[0] * columns, each[1] * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def draw_scores(rows: Sequence[TransferRow], path: Path) -> None:
+    """Score with its interval at every budget, one panel a task; the full context and context 1 as lines across."""
+    groups = by_task(rows)
+    figure, panels = _panels(1, len(groups), (4.6, 4.8))
+    for panel, (task, here) in zip(panels[0], groups.items(), strict=True):
+        panel.set_prop_cycle(color=colormaps["tab20"].colors)  # pyright: ignore[reportAttributeAccessIssue]
+        budgets = list(dict.fromkeys(row.budget for row in rows if row.budget != WHOLE))
+        for row, style in zip([row for row in here if row.budget == WHOLE], ("-", "--", ":"), strict=False):
+            panel.axhline(row.score, color="0.4", linestyle=style, linewidth=1, label=row.memory)
+        names = list(dict.fromkeys(row.memory for row in rows if row.budget != WHOLE))
+        for place, name in enumerate(names):
+            mine = [row for row in here if row.memory == name and row.budget != WHOLE]
+            at = np.array([budgets.index(row.budget) for row in mine]) + 0.6 * (place / len(names) - 0.5)
+            scores = np.array([row.score for row in mine])
+            error = [scores - [row.low for row in mine], [row.high for row in mine] - scores]
+            bold = {"color": "black", "markersize": 7, "zorder": 3} if place == 0 else {"markersize": 4}
+            panel.errorbar(at, scores, error, fmt="o", linewidth=0.9, capsize=2, label=name, **bold)
+        panel.set_xticks(range(len(budgets)), budgets)
+        panel.set(title=task, xlabel="budget (share of the longest context)", ylabel="score")
+        panel.grid(alpha=0.3, axis="y")
+    panels[0][-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def draw_timesteps(records: Sequence[Record], path: Path) -> None:
+    """Kept share of every timestep at an episode's end, a line an entry, one panel a task and budget.
+
+    The first recorded episode of each task; a dashed line stands at its cue.
+    """
+    first = {task: min(one["seed"] for one in records if one["task"] == task) for task in _names(records, "task")}
+    shown = [one for one in records if one["seed"] == first[one["task"]] and one["budget"] != WHOLE]
+    tasks, budgets = _names(shown, "task"), _names(shown, "budget")
+    figure, panels = _panels(len(tasks), len(budgets), (5.2, 3.4))
+    for line, task in zip(panels, tasks, strict=True):
+        for panel, budget in zip(line, budgets, strict=True):
+            here = [one for one in shown if (one["task"], one["budget"]) == (task, budget)]
+            share = np.full((len(here), max(one["steps"] for one in here)), np.nan)
+            for place, one in enumerate(here):
+                share[place, : one["steps"]] = np.append(one["kept"], np.nan).reshape(-1, 3)[:, :2].mean(1)
+            image = panel.imshow(share, aspect="auto", vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+            panel.set_yticks(range(len(here)), [one["memory"] for one in here], fontsize="xx-small")
+            panel.set_title(f"{task}, budget {budget}", fontsize="small")
+            panel.set_xlabel("timestep")
+            if here[0]["cue"] is not None:
+                panel.axvline(here[0]["cue"], color="tab:red", linestyle="--", linewidth=1)
+            figure.colorbar(image, ax=panel, format="{x:.0%}")
+    figure.savefig(path, dpi=110)
+
+
+def _names(records: Sequence[Record], field: str) -> list[str]:
+    return list(dict.fromkeys(one[field] for one in records))
+
+
+def write_page(folder: Path, rows: Sequence[TransferRow], refused: Mapping[str, str], traced: bool) -> None:
+    """One HTML file that needs no network."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    part = files("experiments.templates")
+    shown = [SCORES, KEPT] if traced else [SCORES]
+    page = environment.from_string((part / "transfer.html").read_text(encoding="utf-8")).render(
+        title=folder.resolve().name,
+        header=HEADER,
+        tables={task: [cells(row) for row in here] for task, here in by_task(rows).items()},
+        refused=refused,
+        figures=[base64.b64encode((folder / name).read_bytes()).decode() for name in shown],
+        style=Markup((part / "report.css").read_text(encoding="utf-8")),
+    )
+    (folder / PAGE).write_text(page, encoding="utf-8")
