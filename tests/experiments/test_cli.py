@@ -15,7 +15,7 @@ from namm.policies import POLICIES
         (["evlove"], "unknown command 'evlove'"),
         (["evolve", "smolm2"], "unknown recipe 'smolm2'; expected one of smollm2,"),
         (["hosts", "--loud"], "takes no options"),
-        (["evaluate", "--host", "pocket", "--memory", "keydif", "--task", "pocket-recall"], "unknown policy 'keydif'"),
+        (["evaluate", "--host", "pocket", "--memory", "keydif", "--task", "pocket-recall"], "unknown memory 'keydif'"),
         (["evaluate", "--host", "pocket", "--task", "niah", "--memory", "keydiff"], "a path that ends in .jsonl"),
         (["evaluate", "--host", "/nowhere/at/all", "--task", "passkey"], "/nowhere/at/all"),
         (["evaluate", "--host", "pocket", "--length", "9000", "--task", "pocket-recall"], "positions"),
