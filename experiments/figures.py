@@ -81,12 +81,17 @@ def draw_times(trace: Trace, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _panels(count: int, each: tuple[float, float]) -> tuple[Figure, list[Any]]:
-    columns = min(count, 3)
-    rows = -(-count // columns)
+def grid(rows: int, columns: int, each: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns panels; `each`: inches, width and height."""
     figure = Figure(figsize=(each[0] * columns, each[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = list(np.atleast_1d(figure.subplots(rows, columns)).flat)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _panels(count: int, each: tuple[float, float]) -> tuple[Figure, list[Any]]:
+    columns = min(count, 3)
+    figure, table = grid(-(-count // columns), columns, each)
+    panels = list(table.flat)
     for spare in panels[count:]:
         spare.remove()
     return figure, panels[:count]

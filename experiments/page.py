@@ -52,14 +52,11 @@ def _render(
     shares: Mapping[tuple[Setting, str], np.ndarray],
     grids: Sequence[DepthGrid],
 ) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"size": size, "percent": lambda x: f"{x:.1%}"}
-    environment.globals["signed"] = signed
-    part = files("experiments.templates")
     tasks = by_task(verdicts)
     uneven = {key: share for key, share in shares.items() if np.ptp(share) > 1e-9}
     curves = folder / "curves.png"
-    return environment.from_string((part / "report.html").read_text(encoding="utf-8")).render(
+    return fill(
+        "report.html",
         title=folder.resolve().name,
         facts=_facts(folder, verdicts),
         table=by_setting(table),
@@ -78,9 +75,20 @@ def _render(
         curves=base64.b64encode(curves.read_bytes()).decode() if curves.is_file() else None,
         traced=bool(traces),
         data=Markup(embed(token_data(traces, verdicts))),
-        style=Markup((part / "report.css").read_text(encoding="utf-8")),
-        script=Markup((part / "report.js").read_text(encoding="utf-8")),
+        script=Markup(_template("report.js")),
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page of `experiments.templates` with its values and the style that all pages share."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"size": size, "percent": lambda x: f"{x:.1%}"}
+    environment.globals["signed"] = signed
+    return environment.from_string(_template(template)).render(style=Markup(_template("report.css")), **values)
+
+
+def _template(name: str) -> str:
+    return (files("experiments.templates") / name).read_text(encoding="utf-8")
 
 
 def token_data(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

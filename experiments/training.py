@@ -42,7 +42,6 @@ from hosts.weights import Host, load_host
 from namm.artefact import Memory, load, make, training_free
 from namm.config import to_json
 from namm.contract import Parameters
-from namm.features import blocks
 from namm.folder import CONFIG
 
 START, RESULT = "start", "memory"
@@ -158,13 +157,10 @@ class StageRunner:
 
 def warm_started(memory: Memory, weights: dict[str, float]) -> Memory:
     """The memory whose first score weighs these feature blocks."""
-    config = memory.policy.config  # type: ignore[attr-defined]
-    known, column = blocks(config.spectrum), 0
-    kernel = np.array(memory.params.evolved["params"]["score"]["kernel"])
-    for name in config.features:
-        kernel[column, 0] += weights.get(name, 0.0)
-        column += known[name].width
     params = dict(memory.params.evolved["params"])
+    kernel = np.array(params["score"]["kernel"])
+    for name, weight in weights.items():
+        kernel[memory.policy.config.columns[name]] += weight  # type: ignore[attr-defined]
     params["score"] = {**params["score"], "kernel": jnp.asarray(kernel)}
     return replace(memory, params=Parameters({"params": params}, memory.params.frozen))
 
@@ -189,13 +185,11 @@ def continued(memory: Memory, start: str) -> Memory:
             f"start: {start!r} has features {theirs.features} and spectrum {theirs.spectrum}; expected some of "
             f"{ours.features} and {ours.spectrum}"
         )
-    known, weights, first = blocks(ours.spectrum), {}, 0
     score = other.params.evolved["params"]["score"]
-    for name in theirs.features:
-        weights[name] = np.asarray(score["kernel"])[first : first + known[name].width]
-        first += known[name].width
-    rows = [weights.get(name, np.zeros((known[name].width, 1), np.float32)) for name in ours.features]
-    evolved = {"params": {"score": {"kernel": jnp.asarray(np.concatenate(rows)), "bias": score["bias"]}}}
+    kernel = np.zeros((ours.width, 1), np.float32)
+    for name, columns in theirs.columns.items():
+        kernel[ours.columns[name]] = score["kernel"][columns]
+    evolved = {"params": {"score": {"kernel": jnp.asarray(kernel), "bias": score["bias"]}}}
     return replace(memory, params=Parameters(evolved, other.params.frozen or memory.params.frozen))
 
 

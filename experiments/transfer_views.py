@@ -2,20 +2,17 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.report import size
-from experiments.summary import WHOLE, Difference
+from experiments.figures import grid
+from experiments.page import fill
+from experiments.report import signed, size
+from experiments.summary import WHOLE
 from experiments.transfer_rows import Record, TransferRow
 
 TABLE, SCORES, KEPT, PAGE = "transfer.md", "transfer.png", "timesteps.png", "transfer.html"
@@ -41,11 +38,7 @@ def cells(row: TransferRow) -> tuple[str, ...]:
     score = f"{row.score:.3g} [{row.low:.3g}, {row.high:.3g}]"
     cue = "" if row.cue_kept is None else f"{row.cue_kept:.0%}"
     taken = f"{size(row.cache_bytes)} + {size(row.state_bytes)}"
-    return row.memory, row.budget, score, _difference(row.change), _difference(row.lead), f"{row.kept:.1%}", cue, taken
-
-
-def _difference(found: Difference) -> str:
-    return "" if found[0] is None else "{:+.3g} [{:+.3g}, {:+.3g}]".format(*found)
+    return row.memory, row.budget, score, signed(*row.change), signed(*row.lead), f"{row.kept:.1%}", cue, taken
 
 
 def by_task(rows: Sequence[TransferRow]) -> dict[str, list[TransferRow]]:
@@ -67,16 +60,10 @@ def markdown(rows: Sequence[TransferRow], refused: Mapping[str, str]) -> str:
     return "\n".join(parts)
 
 
-def _panels(rows: int, columns: int, each: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(each[0] * columns, each[1] * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
 def draw_scores(rows: Sequence[TransferRow], path: Path) -> None:
     """Score with its interval at every budget, one panel a task; the full context and context 1 as lines across."""
     groups = by_task(rows)
-    figure, panels = _panels(1, len(groups), (4.6, 4.8))
+    figure, panels = grid(1, len(groups), (4.6, 4.8))
     for panel, (task, here) in zip(panels[0], groups.items(), strict=True):
         panel.set_prop_cycle(color=colormaps["tab20"].colors)  # pyright: ignore[reportAttributeAccessIssue]
         budgets = list(dict.fromkeys(row.budget for row in rows if row.budget != WHOLE))
@@ -105,7 +92,7 @@ def draw_timesteps(records: Sequence[Record], path: Path) -> None:
     first = {task: min(one["seed"] for one in records if one["task"] == task) for task in _names(records, "task")}
     shown = [one for one in records if one["seed"] == first[one["task"]] and one["budget"] != WHOLE]
     tasks, budgets = _names(shown, "task"), _names(shown, "budget")
-    figure, panels = _panels(len(tasks), len(budgets), (5.2, 3.4))
+    figure, panels = grid(len(tasks), len(budgets), (5.2, 3.4))
     for line, task in zip(panels, tasks, strict=True):
         for panel, budget in zip(line, budgets, strict=True):
             here = [one for one in shown if (one["task"], one["budget"]) == (task, budget)]
@@ -128,15 +115,13 @@ def _names(records: Sequence[Record], field: str) -> list[str]:
 
 def write_page(folder: Path, rows: Sequence[TransferRow], refused: Mapping[str, str], traced: bool) -> None:
     """One HTML file that needs no network."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    part = files("experiments.templates")
     shown = [SCORES, KEPT] if traced else [SCORES]
-    page = environment.from_string((part / "transfer.html").read_text(encoding="utf-8")).render(
+    page = fill(
+        "transfer.html",
         title=folder.resolve().name,
         header=HEADER,
         tables={task: [cells(row) for row in here] for task, here in by_task(rows).items()},
         refused=refused,
         figures=[base64.b64encode((folder / name).read_bytes()).decode() for name in shown],
-        style=Markup((part / "report.css").read_text(encoding="utf-8")),
     )
     (folder / PAGE).write_text(page, encoding="utf-8")

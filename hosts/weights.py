@@ -20,7 +20,8 @@ from hosts import gguf_file, smollm2
 from hosts.directory import SafetensorFiles, read_spec, read_tokenizer
 from hosts.spec import HostSpec, RopeSpec
 
-POCKET = Path(__file__).parent / "pretrained" / "pocket"
+PRETRAINED = Path(__file__).parent / "pretrained"
+POCKET = PRETRAINED / "pocket"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*"]
 HUB_FILES += ["special_tokens_map.json", "chat_template.jinja", "added_tokens.json", "vocab.json", "merges.txt"]

@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 from dataclasses import dataclass, field
+from itertools import accumulate
 from reprlib import repr as brief
 from typing import Any
 
@@ -61,6 +62,13 @@ class MemoryConfig:
         """Features per slot."""
         known = blocks(self.spectrum)
         return sum(known[name].width for name in self.features)
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Where each block stands among a slot's features."""
+        known = blocks(self.spectrum)
+        ends = accumulate(known[name].width for name in self.features)
+        return {name: slice(end - known[name].width, end) for name, end in zip(self.features, ends, strict=True)}
 
 
 def check_interval(interval: int, hop: int) -> None:

@@ -1,7 +1,7 @@
 """A linear policy found by augmented random search (arXiv 1803.07055, V2-t), the source of recorded MuJoCo play."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -60,11 +60,11 @@ class LinearPolicy:
 
         def start(rng: np.random.Generator) -> Callable[[Any], Any]:
             own = spread * rng.random()
-            return lambda state: self._clip(self.act(state) + own * rng.normal(size=len(self.weights)))
+            return lambda state: self.clip(self.act(state) + own * rng.normal(size=len(self.weights)))
 
         return start
 
-    def _clip(self, action: np.ndarray) -> np.ndarray:
+    def clip(self, action: Float[np.ndarray, " action"]) -> Float[np.ndarray, " action"]:
         return np.clip(action, self.space.low, self.space.high).astype(np.float32)
 
 
@@ -86,12 +86,13 @@ def search(
     for iteration in range(config.limit):
         tries = rng.normal(size=(config.directions, *weights.shape))
         found = policy(weights)  # one normalisation for all that is compared
-        ends = [[_rollout(env, found, weights + s * config.noise * t, moments) for s in (1, -1)] for t in tries]
+        moved = [[replace(found, weights=weights + s * config.noise * t) for s in (1, -1)] for t in tries]
+        ends = [[_rollout(env, one, moments) for one in pair] for pair in moved]
         gains = np.array([[total - config.bonus * steps for total, steps in pair] for pair in ends])
         top = np.argsort(-gains.max(1))[: config.best]
         change = np.einsum("d,das->as", gains[top, 0] - gains[top, 1], tries[top])
         weights = weights + config.rate / (config.best * max(float(gains[top].std()), 1e-6)) * change
-        reached = _rollout(env, policy(weights), weights, None)[0]
+        reached = _rollout(env, policy(weights), None)[0]
         if iteration % 10 == 0:
             log(iteration, reached)
         if reached >= target:
@@ -99,16 +100,13 @@ def search(
     raise ValueError(f"no policy returned {target} in {config.limit} iterations; try another seed")
 
 
-def _rollout(
-    env: gym.Env[Any, Any], policy: LinearPolicy, weights: np.ndarray, moments: Moments | None
-) -> tuple[float, int]:
-    """Return and steps of one episode with other weights; states are added to `moments`."""
+def _rollout(env: gym.Env[Any, Any], policy: LinearPolicy, moments: Moments | None) -> tuple[float, int]:
+    """Return and steps of one episode; states are added to `moments`."""
     state, _ = env.reset()
     total, steps, over = 0.0, 0, False
     while not over:
         if moments is not None:
             moments.add(state)
-        action = weights @ ((state - policy.mean) / policy.deviation)
-        state, reward, ended, cut, _ = env.step(policy._clip(action))
+        state, reward, ended, cut, _ = env.step(policy.clip(policy.act(state)))
         total, steps, over = total + float(reward), steps + 1, ended or cut
     return total, steps

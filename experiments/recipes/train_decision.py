@@ -24,7 +24,7 @@ from transformers import DecisionTransformerConfig, DecisionTransformerModel
 from experiments.control.batches import Batch, draw, fold, scaled, scaling
 from experiments.control.datasets import read
 from experiments.control.tasks import TASKS, ControlTask
-from hosts.pytorch.decision_transformer import PRETRAINED
+from hosts.weights import PRETRAINED
 
 log = logging.getLogger(__name__)
 

@@ -232,9 +232,9 @@ class NammLayer(RowChanges, CacheLayerMixin):
 class NammCache(RowChanges, Cache):
     """One layer per decoder layer and the counters of every row.
 
-    rows: of the batch that was read first. seen: tokens read. position: of the next token (below `seen` after slot-rule
-    updates). window: tokens since the last update. columns: logical length with padding. peak_bytes: the most that keys
-    and values ever took.
+    batch: rows that were read first, 0 before. rows: which of them are left. seen: tokens read. position: of the next
+    token (below `seen` after slot-rule updates). window: tokens since the last update. columns: logical length with
+    padding. peak_bytes: the most that keys and values ever took.
     """
 
     def __init__(self, policies: list[TorchPolicy], group: int):
@@ -244,7 +244,7 @@ class NammCache(RowChanges, Cache):
     def reset(self) -> None:
         for layer in self.memory_layers:
             layer.reset()
-        self.columns = self.peak_bytes = 0
+        self.columns = self.peak_bytes = self.batch = 0
         self.rows: list[int] = []
         self.seen: list[int] = []
         self.position: list[int] = []
@@ -255,11 +255,10 @@ class NammCache(RowChanges, Cache):
     def memory_layers(self) -> list[NammLayer]:
         return self.layers  # pyright: ignore[reportReturnType] (declared for any layer class)
 
-    def start_rows(self, batch: int, check: Callable[[int], None]) -> None:
-        """Counters for a batch that passes the check, at the first chunk; ValueError if the cache holds another."""
+    def start_rows(self, batch: int) -> None:
+        """Counters for a batch, at the first chunk; ValueError if the cache holds another batch."""
         if not self.seen:
-            check(batch)
-            self.rows = list(range(batch))
+            self.batch, self.rows = batch, list(range(batch))
             self.seen, self.position, self.window = [0] * batch, [0] * batch, [0] * batch
         if len(self.seen) != batch:
             raise ValueError(f"the inputs have {batch} rows, the cache holds {len(self.seen)}; use a cache per batch")

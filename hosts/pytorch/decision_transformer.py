@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DecisionTransformerModel
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
+from hosts.weights import PRETRAINED
 
 
 def load_player(source: str | Path) -> DecisionTransformerModel:

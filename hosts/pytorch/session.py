@@ -33,12 +33,12 @@ class Schedule:
     chunk: int
 
     def check(self, batch: int) -> None:
-        """ValueError where rows have budgets of their own but not each of `batch` has one."""
+        """ValueError where rows have budgets of their own but not each of `batch`, as it was read first, has one."""
         if isinstance(self.budget, tuple) and len(self.budget) != batch:
             raise ValueError(f"budget has {len(self.budget)} numbers for {batch} rows; give each row one")
 
     def tokens(self, seen: list[int], rows: list[int], selection: SelectionConfig) -> Int[Tensor, " batch"]:
-        """Budget of every row; `rows`: which of the batch that was given they are."""
+        """Budget of every row; `rows`: which of the batch that was read first they are."""
         if self.budget is None:
             return torch.tensor(seen)
         if isinstance(self.budget, int):
@@ -79,7 +79,8 @@ class Session:
         Every forward takes at most `chunk` tokens of a row and ends where the row's interval ends, so that a row fares
         the same in any batch, under any padding and however its tokens are spread over calls.
         """
-        cache.start_rows(inputs.real.shape[0], self.schedule.check)
+        self.schedule.check(cache.batch or inputs.real.shape[0])
+        cache.start_rows(inputs.real.shape[0])
         if inputs.real.shape[1] == 0:
             raise ValueError("the inputs have no token; give the model at least one")
         left = inputs.real.sum(1).tolist()

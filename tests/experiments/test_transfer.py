@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from transformers import DecisionTransformerConfig, DecisionTransformerModel
+from transformers import DecisionTransformerModel
 
 from experiments import transfer as module
 from experiments.cli import main
@@ -19,22 +19,16 @@ from experiments.transfer_rows import summarise
 from hosts.pytorch import attach
 from hosts.pytorch.decision_transformer import Episodes, load_player
 from namm.artefact import load, training_free
+from tests.hosts.pytorch.models import tiny_player
 
 QUIET = Console(quiet=True)
 SMALL = {"task": ("tmaze-20",), "budget": (0.5, 0.25), "policy": ("sliding-window", "keydiff", "sirllm"), "random": 1}
 
 
 def untrained(state: int) -> DecisionTransformerModel:
-    """Two layers, two heads, all parameters random, for environments with three actions."""
+    """A host for environments with three actions."""
     torch.manual_seed(0)
-    config = DecisionTransformerConfig(
-        state_dim=state, act_dim=3, hidden_size=32, n_layer=2, n_head=2, max_ep_len=1000, n_positions=1
-    )  # fmt: skip
-    made = DecisionTransformerModel(config).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return made
+    return tiny_player(state, 3, noise=0.3, max_ep_len=1000, n_positions=1)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
 from tests.tiny import SIZES
 
@@ -23,6 +24,16 @@ def tiny_model(family: str = "Llama", seed: int = 0, **overrides: Any) -> Any:
     sizes = {**SIZES, "eos_token_id": None, "max_position_embeddings": 512, **FAMILIES[family], **overrides}
     config = getattr(transformers, f"{family}Config")(**sizes)
     return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+def tiny_player(state: int, action: int, noise: float, **overrides: Any) -> DecisionTransformerModel:
+    """A Decision Transformer of two layers and two heads, all parameters random, `noise` added even to biases."""
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 2, **overrides}
+    made = DecisionTransformerModel(DecisionTransformerConfig(state_dim=state, act_dim=action, **sizes)).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    return made
 
 
 def prompts(seed: int, lengths: tuple[int, ...] = (70, 37, 65)) -> dict[str, torch.Tensor]:

@@ -175,6 +175,9 @@ def test_rows_take_their_budgets_along_when_others_leave() -> None:
         assert (held[:, 0] == 30).all() and (held[:, 1] == 10).all()
         with pytest.raises(ValueError, match="3 numbers for 2 rows"):
             model(inputs["input_ids"][:2])
+    with attach(model, "h2o", budget=(10, 20), interval=32):  # it was read as a batch of three
+        with pytest.raises(ValueError, match="2 numbers for 3 rows"):
+            model(inputs["input_ids"][:2, :32], past_key_values=cache)
 
 
 def test_heads_of_a_layer_keep_different_tokens_and_numbers() -> None:

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from transformers import DecisionTransformerConfig, DecisionTransformerModel
+from transformers import DecisionTransformerModel
 
 from hosts.pytorch import attach, detach, memory_report
 from hosts.pytorch.decision_transformer import Episodes
 from namm.artefact import training_free
 from namm.config import MemoryConfig
+from tests.hosts.pytorch.models import tiny_player
 from tests.random_host import BUDGETED, random_memory
 
 STATE, ACTION, BATCH, STEPS = 5, 2, 3, 14
@@ -17,15 +18,7 @@ Record = dict[str, torch.Tensor]
 
 @pytest.fixture
 def model() -> DecisionTransformerModel:
-    """Two layers, two heads, all parameters random."""
-    config = DecisionTransformerConfig(
-        state_dim=STATE, act_dim=ACTION, hidden_size=32, n_layer=2, n_head=2, max_ep_len=64, max_position_embeddings=64
-    )  # fmt: skip
-    made = DecisionTransformerModel(config).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return made
+    return tiny_player(STATE, ACTION, noise=0.2, max_ep_len=64, max_position_embeddings=64)
 
 
 def episodes(batch: int = BATCH, steps: int = STEPS) -> Record:
