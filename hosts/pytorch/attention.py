@@ -34,30 +34,17 @@ def attend(
     """The attention's output (the queries, where no values are given) and its softmax weights in float32.
 
     The weights are the mean over the query heads of each KV head. `hidden` covers the last slots only, as
-    `NammLayer.hidden` gives it.
+    `NammLayer.hidden` gives it. The queries that share a KV head stand side by side: no keys are repeated.
     """
-    grouped, wide = query.float().unflatten(1, (keys.shape[1], -1)), keys.float().transpose(2, 3)
-    outputs, total = [], None
-    for part in grouped.unbind(2):
-        out, weights = _weigh(part, wide, values, hidden, scaling)
-        outputs.append(out)
-        if weights.requires_grad:  # the backward pass needs the weights as they are
-            weights = weights.detach().clone()
-        total = weights if total is None else total.add_(weights)
-    assert total is not None
-    out = query if values is None else torch.stack(outputs, 2).reshape(query.shape)
-    return out, total.div_(grouped.shape[2])
-
-
-def _weigh(
-    query: Tensor, wide: Tensor, values: Tensor | None, hidden: Tensor | None, scaling: float
-) -> tuple[Tensor | None, Tensor]:
-    """Output and softmax weights of one query per KV head and row; `wide` are keys [batch, head, dim, slot]."""
-    logits = (query * scaling) @ wide
+    heads = keys.shape[1]
+    shape = (query.shape[1] // heads, query.shape[2])
+    folded = query.float().reshape(query.shape[0], heads, -1, query.shape[3]) * scaling
+    logits = (folded @ keys.float().transpose(2, 3)).unflatten(2, shape)
     if hidden is not None:
-        logits[..., -hidden.shape[3] :].masked_fill_(hidden, -torch.inf)
+        logits[..., -hidden.shape[3] :].masked_fill_(hidden[:, :, None], -torch.inf)
     weights = logits.softmax(-1)
-    return (None if values is None else weights.to(values.dtype) @ values), weights
+    out = query if values is None else (weights.flatten(2, 3).to(values.dtype) @ values).reshape(query.shape)
+    return out, weights.mean(2)
 
 
 def rotate(

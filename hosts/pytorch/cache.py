@@ -31,13 +31,18 @@ class Asked(NamedTuple):
     seen: tuple[int, ...]
     scaling: float
 
+    def part(self, begin: int, end: int) -> "Asked":
+        """The chunk's columns from `begin` on, up to `end`."""
+        counts = tuple(min(max(n - begin, 0), end - begin) for n in self.counts)
+        seen = tuple(n + min(count, begin) for n, count in zip(self.seen, self.counts, strict=True))
+        return Asked(self.queries[:, :, begin:end], self.positions[:, begin:end], counts, seen, self.scaling)
+
     def last(self, depth: int | None) -> "Asked":
         """The queries that can matter where only `depth` of them do."""
         length = self.queries.shape[2]
         if depth is None or depth >= length or set(self.counts) != {length}:
             return self
-        counts, seen = (depth,) * len(self.counts), tuple(n + length - depth for n in self.seen)
-        return Asked(self.queries[:, :, -depth:], self.positions[:, -depth:], counts, seen, self.scaling)
+        return self.part(length - depth, length)
 
 
 class RowChanges:
@@ -144,7 +149,8 @@ class NammLayer(RowChanges, CacheLayerMixin):
         return hidden & ~hidden.all(-1, keepdim=True)  # a column without a token sees all rather than nothing: no NaN
 
     def observe(self, asked: Asked, attention: Tensor | None) -> None:
-        """Tell the policy of a chunk; `attention` where the output's pass made its weights.
+        """Tell the policy of a chunk, or of its parts in turn; `attention`, where the output's pass made its weights,
+        covers the slots up to the part's last token.
 
         Decoded tokens wait for one another, and one product gives the weights of them all: their slots are the newest
         until a chunk comes or the layer evicts.
@@ -154,17 +160,19 @@ class NammLayer(RowChanges, CacheLayerMixin):
             if len(self.waiting) == _WAITING:
                 self.flush()
             return
-        self.flush()
         self._see(asked, attention)
 
     def flush(self) -> None:
         """Bring the policy's state up to the slots and to the tokens that wait."""
-        slots = self.positions.shape[2]
-        grown = {k: _grow(v, slots - v.shape[2]) for k, v in self.state.slots.items()}
-        self.state = self.state._replace(slots=grown)
         if self.waiting:
             asked, self.waiting = _join(self.waiting), []
             self._see(asked, None)
+        self._follow(self.positions.shape[2])
+
+    def _follow(self, slots: int) -> None:
+        """Give the policy's state so many slots, the new ones zero."""
+        grown = {k: _grow(v, slots - v.shape[2]) for k, v in self.state.slots.items()}
+        self.state = self.state._replace(slots=grown)
 
     def _see(self, asked: Asked, attention: Tensor | None) -> None:
         """One observation of the policy, of what it needs."""
@@ -175,6 +183,7 @@ class NammLayer(RowChanges, CacheLayerMixin):
             attention = attend(queries, self.slots.keys, None, self.hidden(positions), scaling)[1]
         if attention is None:
             attention = torch.zeros(*self.positions.shape[:2], queries.shape[2], 0, device=device)
+        self._follow(attention.shape[3] or self.positions.shape[2])
         turned = queries[:, :, :0]
         if "queries" in policy.needs:
             rates = torch.tensor(policy.frequencies, device=device)

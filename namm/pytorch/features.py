@@ -16,10 +16,7 @@ CONTENT = {"key-cosine", "value-cosine", "norms", "near"}  # blocks that share `
 def observe_spectrum(
     config: SpectrumConfig, slots: dict[str, Tensor], observation: Observation
 ) -> dict[str, Tensor]:
-    """Every frame that completes enters the average, the last `window` samples of each row are kept.
-
-    One frame at a time, a product over all slots: what is alive beside the attention is one frame's magnitudes.
-    """
+    """Every frame that completes enters the average, the last `window` samples of each row are kept."""
     device = observation.attention.device
     samples = torch.cat([slots["recent"].transpose(2, 3), observation.attention.float()], dim=2)
     recent = slide(samples, observation.counts, config.window).transpose(2, 3).contiguous()
@@ -27,18 +24,28 @@ def observe_spectrum(
         return {"recent": recent}
     pending = [seen % config.hop for seen in observation.seen]
     complete = [(wait + count) // config.hop for wait, count in zip(pending, observation.counts, strict=True)]
-    basis = torch.from_numpy(fourier_basis(config).T.astype(np.float32)).to(device)
-    decay = config.decay**config.hop
-    average = slots["average"].transpose(2, 3).contiguous()
+    if not max(complete):
+        return {"average": slots["average"], "recent": recent}
+    starts = tuple(config.window - config.hop - wait for wait in pending)
+    magnitudes = frame_magnitudes(config, slide(samples, starts, config.hop * (max(complete) + 1)))
+    average = slots["average"].transpose(2, 3)
     for frame in range(max(complete)):
-        starts = tuple(config.window - config.hop - wait + frame * config.hop for wait in pending)
-        real, imaginary = (basis @ slide(samples, starts, config.window)).square_().chunk(2, dim=2)
-        moved = average.lerp(real.add_(imaginary).sqrt_(), 1.0 - decay)
+        moved = average.lerp(magnitudes[:, :, frame], 1.0 - config.decay**config.hop)
         if frame >= min(complete):  # rows whose frame is not complete stay
             due = torch.tensor([frame < n for n in complete], device=device)
             moved = torch.where(due[:, None, None, None], moved, average)
         average = moved
     return {"average": average.transpose(2, 3).contiguous(), "recent": recent}
+
+
+def frame_magnitudes(
+    config: SpectrumConfig, series: Float[Tensor, "batch head time slot"]
+) -> Float[Tensor, "batch head frame freq slot"]:
+    """Magnitudes of the frames that start every `hop` samples; time = hop * (frame + 1)."""
+    basis = torch.from_numpy(fourier_basis(config).T.astype(np.float32)).to(series.device)
+    frames = series.unfold(2, config.window, config.hop).transpose(3, 4)
+    real, imaginary = (basis @ frames).square_().chunk(2, dim=3)
+    return real.add_(imaginary).sqrt_()
 
 
 def recency(cache: SlotCache) -> Float[Tensor, "batch head slot 8"]:
