@@ -28,6 +28,10 @@ class RecordConfig:
     spread: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.spread < 0:
+            raise ValueError(f"episodes is {self.episodes}, spread {self.spread}; expected 1 or more, and 0 or more")
+
 
 def main(config: RecordConfig) -> None:
     """Search, play, keep the dataset."""
