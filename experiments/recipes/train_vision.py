@@ -141,7 +141,8 @@ def train(config: TrainConfig, host: VisionHost) -> VisionHost:
     for layer in (projector.linear_1, projector.linear_2):
         layer.reset_parameters()
     projector.requires_grad_(True)
-    host.model.model.language_model.to(torch.bfloat16)  # as it is loaded; twice as fast as float32
+    for part in (host.model.model.language_model, host.model.lm_head):
+        part.to(torch.bfloat16)  # as it is loaded; twice as fast as float32
     data = read(host, config)
     update = torch.optim.Adam(projector.parameters(), lr=config.rate)
     folder = config.checkpoints or Path("runs") / config.host

@@ -31,7 +31,7 @@ class Picture(NamedTuple):
 
     def pixels(self) -> UInt8[np.ndarray, "64 64 3"]:
         with Image.open(self.path) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
 
     def ask(self, rng: np.random.Generator) -> tuple[Question, ...]:
         """One question of every kind, in the wording that the draw falls on."""
