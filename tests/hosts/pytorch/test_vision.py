@@ -1,5 +1,6 @@
 """The embedded LLaVA: its tower, its parts put together, and what a memory does to clips of several frames."""
 
+import re
 import sys
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlavaForConditionalGeneration
 
+from experiments.vision.transfer import Viewer, VisionTransfer
+from hosts import smollm2
 from hosts.pytorch import attach, memory_report, vision
 from hosts.pytorch.vision import TOKENS, TowerConfig, join, load_vision, pixel_values, trained_tower
+from hosts.weights import PRETRAINED
 from namm.artefact import load
 from tests.tiny import SIZES
 
@@ -115,3 +119,21 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> 
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ModuleNotFoundError, match=r'efficientnet_lite_pytorch is missing; .* install "namm\[vision\]"'):
         vision.Tower(TowerConfig())
+
+
+@pytest.mark.smollm2
+def test_the_shipped_host_answers(capsys: pytest.CaptureFixture) -> None:
+    """The example of its card, and the bar of 85% on clips that nobody trained on."""
+    try:
+        smollm2.fetch()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    card = (PRETRAINED / "llava-smollm2" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict = {}
+    exec(compile(example, "llava-smollm2/README.md", "exec"), names)
+    assert capsys.readouterr().out.strip() == "red"
+    viewer, task = Viewer(names["host"]), VisionTransfer("vqa-4")
+    with attach(names["host"].model, "keep-all"):
+        played = task.play(viewer, list(range(500, 510)), None)
+    assert np.mean([one.returned for one in played]) >= 0.85
