@@ -29,8 +29,8 @@ class Viewer:
     def watch(self, task: VisionTask, seed: int) -> tuple[Clip, Float[Tensor, "token width"]]:
         """A clip, and its frames as the decoder reads them."""
         if (task.name, seed) not in self.seen:
-            clip, model = task.clip(seed), self.host.model
-            found: Any = model.get_image_features(pixel_values(torch.from_numpy(clip.frames)).to(model.dtype))
+            clip = task.clip(seed)
+            found: Any = self.host.model.get_image_features(pixel_values(torch.from_numpy(clip.frames)))
             self.seen[task.name, seed] = clip, torch.cat(list(found.pooler_output))
         return self.seen[task.name, seed]
 

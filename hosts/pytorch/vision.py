@@ -6,7 +6,7 @@ hosts/pretrained. An image of 64 x 64 pixels is a grid of 2 x 2 tokens.
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -85,6 +85,7 @@ class VisionHost(NamedTuple):
 def load_vision(source: str | Path, dtype: torch.dtype = torch.bfloat16) -> VisionHost:
     """A vision host by the name of one that ships, or from a folder that holds a projector.
 
+    dtype: of the decoder; tower and projector stay in float32, as in training (convolutions are slow in bfloat16).
     FileNotFoundError for anything else or where SmolLM2 cannot be fetched, ModuleNotFoundError without the extra.
     """
     path = PRETRAINED / source if (PRETRAINED / source).is_dir() else Path(source)
@@ -93,7 +94,9 @@ def load_vision(source: str | Path, dtype: torch.dtype = torch.bfloat16) -> Visi
         raise FileNotFoundError(f"{source}: no vision host; expected {', '.join(names)} or a folder with {PROJECTOR}")
     host = untrained()
     host.model.model.multi_modal_projector.load_state_dict(load_file(path / PROJECTOR))
-    return VisionHost(cast(Any, host.model).to(dtype), host.tokenizer)
+    for part in (host.model.model.language_model, host.model.lm_head):
+        part.to(dtype)
+    return host
 
 
 def untrained() -> VisionHost:
