@@ -1,4 +1,4 @@
-"""`namm transfer`: a memory evolved on text at work in Decision Transformers, beside all it must beat; resumes."""
+"""`namm transfer`: a memory evolved on text at work where there is no text, beside all it must beat; resumes."""
 
 import dataclasses
 import json
@@ -10,37 +10,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from evolve.tracking import complete_lines
-from experiments.control.players import ContextOne, Played, play
-from experiments.control.tasks import ControlTask, find_task
 from experiments.memories import named_memories
+from experiments.played import Played, Task
 from experiments.records import check_settings, digest, memory_contents, write_whole
 from experiments.summary import WHOLE
 from experiments.transfer_rows import Record, TransferRow, summarise
 from experiments.transfer_views import write_views
 from hosts.pytorch import attach, detach
-from hosts.pytorch.decision_transformer import Episodes, load_player
 from namm.artefact import Memory, make, training_free
 from namm.contract import Parameters
 from namm.model import NammPolicy
 from namm.policies import POLICIES
 
 SETTINGS, RECORDS, ROWS = "settings.json", "episodes.jsonl", "transfer.json"
-KEEP_ALL, CONTEXT_ONE = "keep-all", "context-1"
+KEEP_ALL = "keep-all"
+FAMILIES = {"tmaze": "control", "hopper": "control", "vqa": "vision"}
 
 
 @dataclass(frozen=True)
 class TransferConfig:
-    """A memory and what it is compared with, in the same episodes; the same command again goes on.
+    """A memory and what it is compared with, in the same episodes or clips; the same command again goes on.
 
     memory: a folder or a name, see `namm.load`. task: see docs/transfer.md. budget: shares of a task's longest context.
-    policy: training-free ones; those that a Decision Transformer cannot serve are listed with the reason. random: how
-    many memories of the same configuration, their parameters drawn at random. interval: tokens between updates (three
-    a step of an episode) for all alike, a multiple of the memory's hop. episodes: of every task, from environment seed
-    `seed` on. batch: episodes in step. trace: episodes whose tokens are recorded one by one.
+    policy: training-free ones; those that a host cannot serve are listed with the reason. random: how many memories of
+    the same configuration, their parameters drawn at random. interval: tokens between updates (three a step of an
+    episode, four a frame) for all alike, a multiple of the memory's hop. episodes: of every task, or clips, from seed
+    `seed` on. batch: those in step. trace: those whose tokens are recorded one by one.
     """
 
     memory: str = "smollm2"
@@ -69,7 +69,7 @@ class TransferConfig:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table: a memory at a budget in tokens, or context 1 (no memory)."""
+    """A line of the table: a memory at a budget in tokens, or a control of the task's that has none."""
 
     name: str
     label: str
@@ -83,43 +83,48 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
     ValueError, naming the field, for settings that cannot work or a folder that was begun with others.
     """
     tasks = [find_task(name) for name in config.task]
-    models = {task.host: load_player(task.host) for task in tasks}
+    hosts = {task.host: task.load() for task in {task.host: task for task in tasks}.values()}
+    models = {task.host: task.model(hosts[task.host]) for task in tasks}
     memories = named_memories([config.memory, *config.policy], config.interval)
     memories[1:1] = random_memories(memories[0], config.random)
-    served, refused = choose(memories, models[tasks[0].host], config.interval)
-    if memories[0] not in served:
-        raise ValueError(f"memory: {refused[memories[0].name]}")
+    served, refused = {}, {}
+    for host, model in models.items():
+        served[host], reasons = choose(memories, model, config.interval)
+        if memories[0] not in served[host]:
+            raise ValueError(f"memory: {reasons[memories[0].name]}")
+        refused |= reasons
+    used = [memory for memory in memories if any(memory in found for found in served.values())]
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "batch")}
-    settings |= memory_contents(served) | {f"contents of {name}": contents(model) for name, model in models.items()}
+    settings |= memory_contents(used) | {f"contents of {name}": contents(model) for name, model in models.items()}
     check_settings(config.folder, settings, SETTINGS, (RECORDS, ROWS))
     config.folder.mkdir(parents=True, exist_ok=True)
     write_whole(config.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
     records = complete_lines(config.folder / RECORDS)
     write_whole(config.folder / RECORDS, "".join(json.dumps(one) + "\n" for one in records))
-    work = [(task, entry) for task in tasks for entry in entries(config, served, 3 * task.context)]
+    work = [(task, entry) for task in tasks for entry in entries(config, served[task.host], task)]
     with Progress(console=console) as bar:
-        shown = bar.add_task("episodes", total=len(work) * config.episodes, completed=len(records))
+        shown = bar.add_task("played", total=len(work) * config.episodes, completed=len(records))
         for task, entry in work:
-            for lines in missing(config, models[task.host], task, entry, records):
+            for lines in missing(config, hosts[task.host], task, entry, records):
                 with (config.folder / RECORDS).open("a", encoding="utf-8") as file:
                     file.write("".join(json.dumps(line) + "\n" for line in lines))
                 records += lines
                 bar.advance(shown, len(lines))
     rows = summarise(records, tasks, memories[0].name)
     write_whole(config.folder / ROWS, json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
-    write_views(config.folder, rows, records, refused, console)
+    write_views(config.folder, rows, records, tasks, refused, console)
     return rows
 
 
 def missing(
-    config: TransferConfig, model: Any, task: ControlTask, entry: Entry, records: Sequence[Record]
+    config: TransferConfig, host: Any, task: Task, entry: Entry, records: Sequence[Record]
 ) -> Iterator[list[Record]]:
     """Batch by batch, the records of an entry's episodes that are not among `records`."""
     key = {"task": task.name, "memory": entry.name, "budget": entry.label}
     done = {one["seed"] for one in records if key.items() <= one.items()}
     left = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in done]
     for begin in range(0, len(left), config.batch):
-        played = run(model, task, entry, config.interval, left[begin : begin + config.batch])
+        played = run(host, task, entry, config.interval, left[begin : begin + config.batch])
         traced = [dataclasses.asdict(one) for one in played if one.seed - config.seed < config.trace]
         others = [dataclasses.asdict(one) | {"kept": None} for one in played[len(traced) :]]
         yield [key | line for line in (*traced, *others)]
@@ -152,20 +157,39 @@ def choose(memories: Sequence[Memory], model: Any, interval: int) -> tuple[list[
 
 def contents(model: Any) -> str:
     """A short name for a model's weights."""
-    return digest(*(x.detach().numpy().tobytes() for x in model.state_dict().values()))
+    tensors = (x.detach().reshape(-1).view(torch.uint8) for x in model.state_dict().values())  # NumPy has no bfloat16
+    return digest(*(x.numpy().tobytes() for x in tensors))
 
 
-def entries(config: TransferConfig, memories: Sequence[Memory], longest: int) -> list[Entry]:
-    """Everything that plays a task whose longest context has so many tokens."""
-    found = [Entry(KEEP_ALL, WHOLE, training_free(KEEP_ALL)), Entry(CONTEXT_ONE, WHOLE)]
+def find_task(name: str) -> Task:
+    """A task by name; ValueError for an unknown one, ImportError without the extra that it needs."""
+    family = FAMILIES.get(name.split("-")[0])
+    if family == "control":
+        from experiments.control.transfer import ControlTransfer
+
+        return ControlTransfer(name)
+    if family == "vision":
+        from experiments.vision.transfer import VisionTransfer
+
+        return VisionTransfer(name)
+    raise ValueError(f"unknown task {name!r}; expected one that begins with {', '.join(FAMILIES)}")
+
+
+def entries(config: TransferConfig, memories: Sequence[Memory], task: Task) -> list[Entry]:
+    """Everything that plays a task."""
+    found = [Entry(KEEP_ALL, WHOLE, training_free(KEEP_ALL)), *(Entry(name, WHOLE) for name in task.controls)]
     for share in config.budget:
-        found += [Entry(memory.name, f"{100 * share:g}%", memory, round(share * longest)) for memory in memories]
+        tokens = max(1, round(share * task.tokens))
+        found += [Entry(memory.name, f"{100 * share:g}%", memory, tokens) for memory in memories]
     return found
 
 
-def run(model: Any, task: ControlTask, entry: Entry, interval: int, seeds: Sequence[int]) -> list[Played]:
-    """One batch of episodes."""
+def run(host: Any, task: Task, entry: Entry, interval: int, seeds: Sequence[int]) -> list[Played]:
+    """One batch."""
     if entry.memory is None:
-        return play(ContextOne(model), task, seeds)
-    with attach(model, entry.memory, entry.tokens, interval):
-        return play(Episodes(model), task, seeds)
+        return task.play(host, seeds, entry.name)
+    with attach(task.model(host), entry.memory, entry.tokens, interval):
+        played = task.play(host, seeds, None)
+    if entry.memory.policy.position_rule == "slot":  # positions are counted anew: which tokens stayed is not known
+        return [dataclasses.replace(one, cue=None, cue_kept=None, kept=None) for one in played]
+    return played

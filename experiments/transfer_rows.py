@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.control.tasks import ControlTask
+from experiments.played import Task
 from experiments.summary import NONE, WHOLE, Difference, interval, paired
 
 Record = Mapping[str, Any]  # a line of episodes.jsonl: task, memory, budget and the fields of `Played`
@@ -14,12 +14,12 @@ Record = Mapping[str, Any]  # a line of episodes.jsonl: task, memory, budget and
 
 @dataclass(frozen=True)
 class TransferRow:
-    """One line of the table; intervals are 95% percentile bootstraps over episodes, differences paired by episode.
+    """One line of the table; intervals are 95% percentile bootstraps over episodes (or clips), differences paired.
 
     score: mean return, or D4RL's normalised score in percent where the task has reference returns; returned: mean
     return. change: score minus that of the full context. lead: the memory's score at the same budget minus this one's.
     kept: share of the tokens read that stand in the cache at an episode's end; cue_kept: the same of the cue alone.
-    cache_bytes, state_bytes: of one episode, at its end.
+    cache_bytes, state_bytes: of one episode, at its end. parts: the mean of each part that a return is the mean of.
     """
 
     task: str
@@ -38,9 +38,10 @@ class TransferRow:
     state_bytes: int
     steps: float
     seconds: float
+    parts: dict[str, float] | None
 
 
-def summarise(records: Sequence[Record], tasks: Sequence[ControlTask], reference: str) -> list[TransferRow]:
+def summarise(records: Sequence[Record], tasks: Sequence[Task], reference: str) -> list[TransferRow]:
     """A row for every task, memory and budget, in order of appearance; `reference` is what the leads are of."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for one in records:
@@ -80,4 +81,10 @@ def _row(
         state_bytes=round(mean("state_bytes")),
         steps=mean("steps"),
         seconds=float(sum(one["seconds"] for one in found)),
+        parts=_parts(found),
     )
+
+
+def _parts(found: Sequence[Record]) -> dict[str, float] | None:
+    names = found[0].get("parts")
+    return names and {name: float(np.mean([one["parts"][name] for one in found])) for name in names}

@@ -1,4 +1,4 @@
-"""What `namm transfer` shows: a table in Markdown, score against memory, which timesteps stayed, a page of it all."""
+"""What `namm transfer` shows: a table in Markdown, score against memory, which steps stayed, a page of it all."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 
 from experiments.figures import grid
 from experiments.page import fill
+from experiments.played import Task
 from experiments.report import signed, size
 from experiments.summary import WHOLE
 from experiments.transfer_rows import Record, TransferRow
@@ -20,25 +21,38 @@ HEADER = ("memory", "budget", "score", "change from full", "lead over it", "kept
 
 
 def write_views(
-    folder: Path, rows: Sequence[TransferRow], records: Sequence[Record], refused: Mapping[str, str], console: Console
+    folder: Path,
+    rows: Sequence[TransferRow],
+    records: Sequence[Record],
+    tasks: Sequence[Task],
+    refused: Mapping[str, str],
+    console: Console,
 ) -> None:
     """Write and print the table, draw both figures, write the page."""
-    text = markdown(rows, refused)
+    units = {task.name: task.unit for task in tasks}
+    text = markdown(rows, units, refused)
     (folder / TABLE).write_text(text, encoding="utf-8")
     draw_scores(rows, folder / SCORES)
     if traced := [one for one in records if one["kept"] is not None]:
-        draw_timesteps(traced, folder / KEPT)
-    write_page(folder, rows, refused, bool(traced))
+        draw_steps(traced, {task.name: task for task in tasks}, folder / KEPT)
+    write_page(folder, rows, refused, bool(traced), thumbnails(traced, tasks, rows))
     console.print(Markdown(text))
     console.print(f"Records, table, figures and {PAGE} are in {folder}")
 
 
+def header(rows: Sequence[TransferRow]) -> tuple[str, ...]:
+    """The names of a task's columns: HEADER, then the parts of its score."""
+    return (*HEADER, *(rows[0].parts or ()))
+
+
 def cells(row: TransferRow) -> tuple[str, ...]:
-    """A row as text, under HEADER."""
+    """A row as text, under its header."""
     score = f"{row.score:.3g} [{row.low:.3g}, {row.high:.3g}]"
     cue = "" if row.cue_kept is None else f"{row.cue_kept:.0%}"
     taken = f"{size(row.cache_bytes)} + {size(row.state_bytes)}"
-    return row.memory, row.budget, score, signed(*row.change), signed(*row.lead), f"{row.kept:.1%}", cue, taken
+    differences = signed(*row.change), signed(*row.lead)
+    parts = (f"{part:.3f}" for part in (row.parts or {}).values())
+    return row.memory, row.budget, score, *differences, f"{row.kept:.1%}", cue, taken, *parts
 
 
 def by_task(rows: Sequence[TransferRow]) -> dict[str, list[TransferRow]]:
@@ -48,12 +62,12 @@ def by_task(rows: Sequence[TransferRow]) -> dict[str, list[TransferRow]]:
     return {k: sorted(v, key=lambda row: (budgets.index(row.budget), -row.score)) for k, v in found.items()}
 
 
-def markdown(rows: Sequence[TransferRow], refused: Mapping[str, str]) -> str:
-    """One table a task, and what could not serve."""
+def markdown(rows: Sequence[TransferRow], units: Mapping[str, str], refused: Mapping[str, str]) -> str:
+    """One table a task, and what could not serve. units: what a task is played in."""
     parts = []
     for task, here in by_task(rows).items():
-        parts.append(f"## {task} ({here[0].episodes} episodes of {here[0].steps:.0f} steps on average)\n")
-        lines = [HEADER, ("---",) * len(HEADER), *map(cells, here)]
+        parts.append(f"## {task} ({here[0].episodes} {units[task]} of {here[0].steps:.0f} steps on average)\n")
+        lines = [header(here), ("---",) * len(header(here)), *map(cells, here)]
         parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
     if refused:
         parts.append("Not served:\n\n" + "".join(f"- `{name}`: {reason}\n" for name, reason in refused.items()))
@@ -84,13 +98,15 @@ def draw_scores(rows: Sequence[TransferRow], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_timesteps(records: Sequence[Record], path: Path) -> None:
-    """Kept share of every timestep at an episode's end, a line an entry, one panel a task and budget.
-
-    The first recorded episode of each task; a dashed line stands at its cue.
-    """
+def first_seeds(records: Sequence[Record]) -> list[Record]:
+    """Those of the first recorded seed of each task."""
     first = {task: min(one["seed"] for one in records if one["task"] == task) for task in _names(records, "task")}
-    shown = [one for one in records if one["seed"] == first[one["task"]] and one["budget"] != WHOLE]
+    return [one for one in records if one["seed"] == first[one["task"]] and one["budget"] != WHOLE]
+
+
+def draw_steps(records: Sequence[Record], of: Mapping[str, Task], path: Path) -> None:
+    """Kept share of every step at the end, a line an entry, one panel a task and budget; a dashed line at the cue."""
+    shown = first_seeds(records)
     tasks, budgets = _names(shown, "task"), _names(shown, "budget")
     figure, panels = grid(len(tasks), len(budgets), (5.2, 3.4))
     for line, task in zip(panels, tasks, strict=True):
@@ -98,11 +114,11 @@ def draw_timesteps(records: Sequence[Record], path: Path) -> None:
             here = [one for one in shown if (one["task"], one["budget"]) == (task, budget)]
             share = np.full((len(here), max(one["steps"] for one in here)), np.nan)
             for place, one in enumerate(here):
-                share[place, : one["steps"]] = np.append(one["kept"], np.nan).reshape(-1, 3)[:, :2].mean(1)
+                share[place, : one["steps"]] = of[task].by_step(one["kept"])
             image = panel.imshow(share, aspect="auto", vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
             panel.set_yticks(range(len(here)), [one["memory"] for one in here], fontsize="xx-small")
             panel.set_title(f"{task}, budget {budget}", fontsize="small")
-            panel.set_xlabel("timestep")
+            panel.set_xlabel(of[task].step)
             if here[0]["cue"] is not None:
                 panel.axvline(here[0]["cue"], color="tab:red", linestyle="--", linewidth=1)
             figure.colorbar(image, ax=panel, format="{x:.0%}")
@@ -113,15 +129,45 @@ def _names(records: Sequence[Record], field: str) -> list[str]:
     return list(dict.fromkeys(one[field] for one in records))
 
 
-def write_page(folder: Path, rows: Sequence[TransferRow], refused: Mapping[str, str], traced: bool) -> None:
+def thumbnails(
+    records: Sequence[Record], tasks: Sequence[Task], rows: Sequence[TransferRow]
+) -> dict[str, list[dict[str, object]]]:
+    """For each task that can be looked at: every step's image, the memory's kept share of it at every budget, and
+    whether it is the cue."""
+    memory = next((row.memory for row in rows if row.budget != WHOLE), None)
+    shown = [one for one in first_seeds(records) if one["memory"] == memory]
+    found: dict[str, list[dict[str, object]]] = {}
+    for task in tasks:
+        here = [one for one in shown if one["task"] == task.name]
+        if not here or not (images := task.images(here[0]["seed"])):
+            continue
+        kept = {one["budget"]: task.by_step(one["kept"]) for one in here}
+        found[task.name] = [
+            {
+                "png": base64.b64encode(image).decode(),
+                "kept": {budget: f"{share[step]:.0%}" for budget, share in kept.items()},
+                "cue": step == here[0]["cue"],
+            }
+            for step, image in enumerate(images)
+        ]
+    return found
+
+
+def write_page(
+    folder: Path,
+    rows: Sequence[TransferRow],
+    refused: Mapping[str, str],
+    traced: bool,
+    steps: Mapping[str, Sequence[Mapping[str, object]]],
+) -> None:
     """One HTML file that needs no network."""
     shown = [SCORES, KEPT] if traced else [SCORES]
     page = fill(
         "transfer.html",
         title=folder.resolve().name,
-        header=HEADER,
-        tables={task: [cells(row) for row in here] for task, here in by_task(rows).items()},
+        tables={task: (header(here), [cells(row) for row in here]) for task, here in by_task(rows).items()},
         refused=refused,
         figures=[base64.b64encode((folder / name).read_bytes()).decode() for name in shown],
+        steps=steps,
     )
     (folder / PAGE).write_text(page, encoding="utf-8")

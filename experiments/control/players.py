@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -14,32 +13,11 @@ from torch import Tensor
 
 from experiments.control.datasets import actions_as_vectors
 from experiments.control.tasks import ControlTask
+from experiments.played import Played, kept_share, row_bytes
 from hosts.pytorch.cache import NammCache
 from hosts.pytorch.decision_transformer import Episodes
 
 KINDS = ("return", "state", "action")  # the tokens of a step, in order
-
-
-@dataclass(frozen=True)
-class Played:
-    """One episode.
-
-    cue: the step at which the environment showed what decides, None where it says nothing of the kind. cue_kept: share
-    of layers and heads that still hold that state at the end, held: mean over all tokens read. kept: the same for every
-    token, in the order they were read. cache_bytes, state_bytes: keys and values, and what the memory carries for them,
-    at the end. seconds: the episode's share of its batch's time.
-    """
-
-    seed: int
-    returned: float
-    steps: int
-    cue: int | None
-    cue_kept: float | None
-    held: float
-    kept: tuple[float, ...]
-    cache_bytes: int
-    state_bytes: int
-    seconds: float
 
 
 @runtime_checkable
@@ -136,22 +114,3 @@ def _played(player: Player, row: Row, place: int, seconds: float) -> Played:
         state_bytes=sizes[1],
         seconds=seconds,
     )
-
-
-def kept_share(cache: NammCache, row: int, tokens: int) -> Float[np.ndarray, " token"]:
-    """Share of layers and heads that hold each of the tokens read."""
-    share = np.zeros(tokens)
-    for layer in cache.memory_layers:
-        held = layer.positions[row][layer.valid[row]].numpy()
-        np.add.at(share, held, 1.0 / (len(cache.memory_layers) * layer.positions.shape[1]))
-    return share
-
-
-def row_bytes(cache: NammCache, row: int) -> tuple[int, int]:
-    """Keys and values of an episode's held tokens, and the memory's state for them."""
-    held = stated = 0
-    for layer in cache.memory_layers:
-        count = int(layer.valid[row].sum())
-        held += count * sum(x.shape[-1] * x.element_size() for x in layer.slots[:2])
-        stated += count * sum(x[0, 0, 0].numel() * x.element_size() for x in layer.state.slots.values() if x.shape[2])
-    return held, stated

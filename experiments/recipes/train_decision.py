@@ -17,7 +17,7 @@ import torch
 import tyro
 from gymnasium import spaces
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
@@ -131,7 +131,7 @@ def train(config: TrainConfig) -> DecisionTransformerModel:
     return model.eval()
 
 
-def snapshot(model: DecisionTransformerModel, update: torch.optim.Optimizer) -> dict[str, Any]:
+def snapshot(model: nn.Module, update: torch.optim.Optimizer) -> dict[str, Any]:
     """Weights and optimiser state as arrays."""
 
     def arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -141,7 +141,7 @@ def snapshot(model: DecisionTransformerModel, update: torch.optim.Optimizer) -> 
     return {"model": arrays(model.state_dict()), "update": {str(i): arrays(one) for i, one in state.items()}}
 
 
-def restore(model: DecisionTransformerModel, update: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
+def restore(model: nn.Module, update: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
     """Put a snapshot back."""
     model.load_state_dict({name: torch.from_numpy(np.array(x)) for name, x in kept["model"].items()})
     state = {int(i): {k: torch.from_numpy(np.array(x)) for k, x in one.items()} for i, one in kept["update"].items()}

@@ -234,6 +234,8 @@ def _decoder(model: Any, memory: Memory) -> nn.Module:
     decoder = find() if find is not None else None
     if decoder is None or not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb"):
         raise ValueError(f"{name} is not a Llama-like decoder: expected get_decoder() with .layers and .rotary_emb")
+    if memory.policy.needs & SIGNALS and hasattr(model.config, "vision_config"):
+        raise ValueError(f"{memory.name} asks for surprisal, which the image tokens of a {name} do not have")
     config = decoder.config
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     window = getattr(config, "sliding_window", None)

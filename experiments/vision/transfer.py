@@ -1,0 +1,129 @@
+"""The vision tasks as `namm transfer` plays them: a clip is read under a memory, then come the questions."""
+
+import io
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from experiments.played import Played, kept_share, row_bytes
+from experiments.vision.tasks import Clip, VisionTask, find_task
+from hosts.pytorch import settle
+from hosts.pytorch.cache import NammCache
+from hosts.pytorch.vision import TOKENS, VisionHost, load_vision, pixel_values
+
+
+class Viewer:
+    """A vision host that sees every clip once, however many memories watch it."""
+
+    def __init__(self, host: VisionHost):
+        self.host = host
+        self.seen: dict[tuple[str, int], tuple[Clip, Float[Tensor, "token width"]]] = {}
+
+    def watch(self, task: VisionTask, seed: int) -> tuple[Clip, Float[Tensor, "token width"]]:
+        """A clip, and its frames as the decoder reads them."""
+        if (task.name, seed) not in self.seen:
+            clip = task.clip(seed)
+            found: Any = self.host.model.get_image_features(pixel_values(torch.from_numpy(clip.frames)))
+            self.seen[task.name, seed] = clip, torch.cat(list(found.pooler_output))
+        return self.seen[task.name, seed]
+
+
+class VisionTransfer:
+    """Clips of a LLaVA; a step is the tokens of a frame.
+
+    The memory reads the clip, updates once more at its end, and meets the questions after that. A question counts as
+    answered where the likeliest token of the whole vocabulary is the first of the answer's (all answers' differ).
+    """
+
+    controls, unit, step = (), "clips", "frame"
+
+    def __init__(self, name: str):
+        self.task = find_task(name)
+        self.name, self.host, self.tokens = name, self.task.host, 1 + TOKENS * self.task.frames
+
+    def load(self) -> Viewer:
+        return Viewer(load_vision(self.host))
+
+    def model(self, host: Viewer) -> Any:
+        return host.host.model
+
+    @torch.inference_mode()
+    def play(self, host: Viewer, seeds: Sequence[int], control: str | None) -> list[Played]:
+        begin, model = time.perf_counter(), host.host.model
+        clips, seen = zip(*[host.watch(self.task, seed) for seed in seeds], strict=True)
+        images = BaseModelOutputWithPooling(pooler_output=list(seen))  # pyright: ignore[reportArgumentType]
+        ids = torch.tensor([host.host.clip(self.task.frames)] * len(seeds))
+        cache = model.model(input_ids=ids, mm_encoder_outputs={"image": images}, use_cache=True).past_key_values
+        if not isinstance(cache, NammCache):
+            raise ValueError('the model has no memory attached; attach one, "keep-all" for the full context')
+        settle(model)
+        shares = [kept_share(cache, row, self.tokens) for row in range(len(seeds))]
+        sizes = [row_bytes(cache, row) for row in range(len(seeds))]
+        right = ask(host.host, cache, clips)
+        seconds = (time.perf_counter() - begin) / len(seeds)
+        rows = zip(seeds, clips, shares, sizes, right, strict=True)
+        return [self._played(*row, seconds) for row in rows]
+
+    def _played(
+        self,
+        seed: int,
+        clip: Clip,
+        share: Float[np.ndarray, " token"],
+        sizes: tuple[int, int],
+        right: dict[str, float],
+        seconds: float,
+    ) -> Played:
+        """The record of one clip."""
+        return Played(
+            seed=seed,
+            returned=float(np.mean(list(right.values()))),
+            steps=self.task.frames,
+            cue=clip.place,
+            cue_kept=float(self.by_step(share.tolist())[clip.place]),
+            held=float(share.mean()),
+            kept=tuple(np.round(share, 3).tolist()),
+            cache_bytes=sizes[0],
+            state_bytes=sizes[1],
+            seconds=seconds,
+            parts=right,
+        )
+
+    def score(self, returned: float) -> float:
+        return returned
+
+    def by_step(self, kept: Sequence[float]) -> Float[np.ndarray, " step"]:
+        """Mean over a frame's tokens; the text's first token stands before them."""
+        return np.reshape(kept[1:], (-1, TOKENS)).mean(1)
+
+    def images(self, seed: int) -> list[bytes]:
+        return [_png(frame) for frame in self.task.clip(seed).frames]
+
+
+def ask(host: VisionHost, cache: NammCache, clips: Sequence[Clip]) -> list[dict[str, float]]:
+    """1 for every kind of question that is answered right behind a clip, else 0; the cache is used up."""
+    asked = [one for clip in clips for one in clip.questions]
+    rows = [host.question(one.text) for one in asked]
+    width = max(map(len, rows))
+    ids = torch.tensor([row[:1] * (width - len(row)) + row for row in rows])
+    mask = (torch.arange(width) >= width - torch.tensor([[len(row)] for row in rows])).long()
+    each = len(asked) // len(clips)
+    cache.batch_select_indices(torch.arange(len(clips)).repeat_interleave(each))
+    model: Any = host.model
+    out = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    answers = torch.tensor([host.answer(one.answer) for one in asked])
+    right = (out.logits[:, -1].argmax(-1) == answers).float().tolist()
+    kinds = [one.kind for one in asked]
+    return [dict(zip(kinds[i : i + each], right[i : i + each], strict=True)) for i in range(0, len(asked), each)]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
