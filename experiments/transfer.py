@@ -83,10 +83,10 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
     ValueError, naming the field, for settings that cannot work or a folder that was begun with others.
     """
     tasks = [find_task(name) for name in config.task]
-    hosts = {task.host: task.load() for task in {task.host: task for task in tasks}.values()}
-    models = {task.host: task.model(hosts[task.host]) for task in tasks}
     memories = named_memories([config.memory, *config.policy], config.interval)
     memories[1:1] = random_memories(memories[0], config.random)
+    hosts = {task.host: task.load() for task in {task.host: task for task in tasks}.values()}
+    models = {task.host: task.model(hosts[task.host]) for task in tasks}
     served, refused = {}, {}
     for host, model in models.items():
         served[host], reasons = choose(memories, model, config.interval)

@@ -81,7 +81,9 @@ def draw_scores(rows: Sequence[TransferRow], path: Path) -> None:
     for panel, (task, here) in zip(panels[0], groups.items(), strict=True):
         panel.set_prop_cycle(color=colormaps["tab20"].colors)  # pyright: ignore[reportAttributeAccessIssue]
         budgets = list(dict.fromkeys(row.budget for row in rows if row.budget != WHOLE))
-        for row, style in zip([row for row in here if row.budget == WHOLE], ("-", "--", ":"), strict=False):
+        whole = list(dict.fromkeys(row.memory for row in rows if row.budget == WHOLE))
+        for row in [row for row in here if row.budget == WHOLE]:
+            style = ("-", "--", ":")[whole.index(row.memory)]
             panel.axhline(row.score, color="0.4", linestyle=style, linewidth=1, label=row.memory)
         names = list(dict.fromkeys(row.memory for row in rows if row.budget != WHOLE))
         for place, name in enumerate(names):
