@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -121,6 +122,7 @@ def draw_steps(records: Sequence[Record], of: Mapping[str, Task], path: Path) ->
             panel.set_yticks(range(len(here)), [one["memory"] for one in here], fontsize="xx-small")
             panel.set_title(f"{task}, budget {budget}", fontsize="small")
             panel.set_xlabel(of[task].step)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             if here[0]["cue"] is not None:
                 panel.axvline(here[0]["cue"], color="tab:red", linestyle="--", linewidth=1)
             figure.colorbar(image, ax=panel, format="{x:.0%}")
