@@ -16,7 +16,7 @@ from torch import Tensor
 from hosts.pytorch.attention import attend, fused
 from hosts.pytorch.cache import Asked, NammLayer
 
-BLOCK = 64  # measured on two CPU cores: of 32, 64, 128 and 256 the fastest at 512 to 2,560 slots
+BLOCK = 64  # attention alone on two CPU cores: of 32, 64, 128 and 256 the fastest at 512 to 1,024 slots
 NAME = "namm"  # the attention implementation of a model with a memory attached; no other model's config names it
 
 
