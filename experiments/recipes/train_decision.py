@@ -8,44 +8,37 @@ gives them: their scaling is folded into the first layers at the end.
 
 import logging
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 import torch
 import tyro
 from gymnasium import spaces
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
 from experiments.control.batches import Batch, draw, fold, scaled, scaling
 from experiments.control.datasets import read
 from experiments.control.tasks import TASKS, ControlTask
+from experiments.gradient import FitConfig, fit
 from hosts.weights import PRETRAINED
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What is trained, how long, and where files go. step_tokens: of a batch, three a step of an episode."""
+class TrainConfig(FitConfig):
+    """step_tokens: of a batch, three a step of an episode."""
 
     host: str = "dt-tmaze"
-    output: Path | None = None  # default: among the pretrained hosts
-    checkpoints: Path | None = None  # default: runs/HOST
-    seed: int = 0
     steps: int = 1500
     step_tokens: int = 8192
     width: int = 64
     layers: int = 2
     heads: int = 2
-    rate: float = 1e-3
     decay: float = 1e-2
-    warmup: int = 100
-    save_every: int = 100
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -106,46 +99,18 @@ def train(config: TrainConfig) -> DecisionTransformerModel:
     choice = isinstance(config.tasks[0].make().action_space, spaces.Discrete)
     model = build(config, data[0][0].states.shape[1], data[0][0].actions.shape[1], choice)
     update = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.decay)
-    folder = config.checkpoints or Path("runs") / config.host
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=config.save_every)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        done = manager.latest_step()
-        if done is not None:
-            restore(model, update, manager.restore(done, args=ocp.args.StandardRestore()))
-            log.info("resumed after step %d", done)
-        for step in range(0 if done is None else done + 1, config.steps):
-            rng = np.random.default_rng([config.seed, step])
-            which = int(rng.integers(min(len(data), 1 + 2 * len(data) * step // config.steps)))
-            context = config.tasks[which].context
-            found = loss(model, draw(rng, data[which], context, config.step_tokens // (3 * context)), choice)
-            for group in update.param_groups:
-                group["lr"] = config.rate * min((step + 1) / config.warmup, 1.02 - step / config.steps)
-            update.zero_grad()
-            found.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            update.step()
-            if step % 20 == 0 or step == config.steps - 1:
-                log.info("step %d %s loss %.5f", step, config.tasks[which].name, found.item())
-            manager.save(step, args=ocp.args.StandardSave(snapshot(model, update)))
+
+    def batch_loss(step: int, rng: np.random.Generator) -> Float[Tensor, ""]:
+        which = int(rng.integers(min(len(data), 1 + 2 * len(data) * step // config.steps)))
+        context = config.tasks[which].context
+        found = loss(model, draw(rng, data[which], context, config.step_tokens // (3 * context)), choice)
+        if step % 20 == 0 or step == config.steps - 1:
+            log.info("step %d %s loss %.5f", step, config.tasks[which].name, found.item())
+        return found
+
+    fit(model, update, config, batch_loss)
     fold(model, mean, spread)
     return model.eval()
-
-
-def snapshot(model: nn.Module, update: torch.optim.Optimizer) -> dict[str, Any]:
-    """Weights and optimiser state as arrays."""
-
-    def arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
-        return {name: x.numpy().copy() for name, x in tensors.items()}  # training goes on while they are written
-
-    state = update.state_dict()["state"]
-    return {"model": arrays(model.state_dict()), "update": {str(i): arrays(one) for i, one in state.items()}}
-
-
-def restore(model: nn.Module, update: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
-    """Put a snapshot back."""
-    model.load_state_dict({name: torch.from_numpy(np.array(x)) for name, x in kept["model"].items()})
-    state = {int(i): {k: torch.from_numpy(np.array(x)) for k, x in one.items()} for i, one in kept["update"].items()}
-    update.load_state_dict({**update.state_dict(), "state": state})
 
 
 def main(config: TrainConfig) -> None:

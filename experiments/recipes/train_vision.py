@@ -9,41 +9,34 @@ follow from the seed and the step's number, so that a run that is killed and sta
 
 import logging
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import orbax.checkpoint as ocp
 import torch
 import tyro
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from experiments.recipes.train_decision import restore, snapshot
+from experiments.gradient import FitConfig, fit
 from experiments.vision.pictures import Picture, Question, blank, pictures
 from experiments.vision.tasks import TASKS
-from hosts.pytorch.vision import PROJECTOR, VisionHost, pixel_values, untrained
+from hosts.pytorch.vision import PROJECTOR, TOKENS, VisionHost, pixel_values, untrained
 from hosts.weights import PRETRAINED
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """What is trained, how long, and where files go. tokens: of a batch, about; blanks: frames that show nothing."""
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(FitConfig):
+    """aligned: steps of the alignment. tokens: of a batch, about; blanks: frames that show nothing."""
 
     host: str = "llava-smollm2"
-    output: Path | None = None  # default: among the pretrained hosts
-    checkpoints: Path | None = None  # default: runs/HOST
-    seed: int = 0
     aligned: int = 300
     steps: int = 500
     tokens: int = 480
     blanks: int = 2000
-    rate: float = 1e-3
     warmup: int = 20
     save_every: int = 25
 
@@ -109,10 +102,7 @@ def loss(
     """Cross-entropy (nats) of the answers' first tokens behind clips, over the whole vocabulary, and the share that
     is the likeliest token. `asked` holds the same number of questions for every clip, clip by clip."""
     model, clips = host.model, seen.shape[0]
-    ids = torch.tensor([host.clip(seen.shape[1])] * clips)
-    tokens = model.model.multi_modal_projector(seen.flatten(1, 2))
-    images = BaseModelOutputWithPooling(pooler_output=list(tokens))  # pyright: ignore[reportArgumentType]
-    cache = model.model(input_ids=ids, mm_encoder_outputs={"image": images}, use_cache=True).past_key_values
+    cache = host.read(model.model.multi_modal_projector(seen.flatten(1, 2)))
     cache.batch_repeat_interleave(len(asked) // clips)
     rows = [host.question(one.text) for one in asked]
     ends = torch.tensor([len(row) - 1 for row in rows])
@@ -145,28 +135,15 @@ def train(config: TrainConfig, host: VisionHost) -> VisionHost:
         part.to(torch.bfloat16)  # as it is loaded; twice as fast as float32
     data = read(host, config)
     update = torch.optim.Adam(projector.parameters(), lr=config.rate)
-    folder = config.checkpoints or Path("runs") / config.host
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=config.save_every)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        done = manager.latest_step()
-        if done is None:
-            align(host, data, config)
-        else:
-            restore(projector, update, manager.restore(done, args=ocp.args.StandardRestore()))
-            log.info("resumed after step %d", done)
-        for step in range(0 if done is None else done + 1, config.steps):
-            rng = np.random.default_rng([config.seed, step])
-            joined = min(len(lengths), 1 + 2 * len(lengths) * step // config.steps)
-            frames = int(rng.choice(lengths[:joined]))
-            found, right = loss(host, *draw(rng, data, frames, max(2, config.tokens // (4 * frames + 24))))
-            for group in update.param_groups:
-                group["lr"] = config.rate * min((step + 1) / config.warmup, 1.02 - step / config.steps)
-            update.zero_grad()
-            found.backward()
-            torch.nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
-            update.step()
-            log.info("step %d frames %d loss %.4f right %.2f", step, frames, found.item(), right)
-            manager.save(step, args=ocp.args.StandardSave(snapshot(projector, update)))
+
+    def batch_loss(step: int, rng: np.random.Generator) -> Float[Tensor, ""]:
+        joined = min(len(lengths), 1 + 2 * len(lengths) * step // config.steps)
+        frames = int(rng.choice(lengths[:joined]))
+        found, right = loss(host, *draw(rng, data, frames, max(2, config.tokens // (TOKENS * frames + 24))))
+        log.info("step %d frames %d loss %.4f right %.2f", step, frames, found.item(), right)
+        return found
+
+    fit(projector, update, config, batch_loss, lambda: align(host, data, config))
     return host
 
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from experiments.played import Played, kept_share, row_bytes
 from experiments.vision.tasks import Clip, VisionTask, find_task
@@ -58,9 +57,7 @@ class VisionTransfer:
     def play(self, host: Viewer, seeds: Sequence[int], control: str | None) -> list[Played]:
         begin, model = time.perf_counter(), host.host.model
         clips, seen = zip(*[host.watch(self.task, seed) for seed in seeds], strict=True)
-        images = BaseModelOutputWithPooling(pooler_output=list(seen))  # pyright: ignore[reportArgumentType]
-        ids = torch.tensor([host.host.clip(self.task.frames)] * len(seeds))
-        cache = model.model(input_ids=ids, mm_encoder_outputs={"image": images}, use_cache=True).past_key_values
+        cache = host.host.read(seen)
         if not isinstance(cache, NammCache):
             raise ValueError('the model has no memory attached; attach one, "keep-all" for the full context')
         settle(model)

@@ -4,6 +4,7 @@ Both are frozen and come from PyPI packages (extra: namm[vision]); the projector
 hosts/pretrained. An image of 64 x 64 pixels is a grid of 2 x 2 tokens.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditionalGeneration, PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -72,6 +73,12 @@ class VisionHost(NamedTuple):
     def clip(self, frames: int) -> list[int]:
         """Ids of a clip: the start of a text, then the places that its frames fill."""
         return [self.tokenizer.bos_token_id] + [self.model.config.image_token_id] * (TOKENS * frames)
+
+    def read(self, clips: Sequence[Tensor] | Float[Tensor, "clip token width"]) -> Any:
+        """The cache behind a batch of clips of one length, given as the projector's tokens."""
+        images = BaseModelOutputWithPooling(pooler_output=list(clips))  # pyright: ignore[reportArgumentType]
+        ids = torch.tensor([self.clip(len(clips[0]) // TOKENS)] * len(clips))
+        return self.model.model(input_ids=ids, mm_encoder_outputs={"image": images}, use_cache=True).past_key_values
 
     def question(self, text: str) -> list[int]:
         """Ids of a question behind a clip; the next token is the answer's first."""
