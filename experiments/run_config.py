@@ -34,9 +34,9 @@ class PromptConfig:
     """How many prompts are used where; all counts are prompts.
 
     draw: scored in every generation, alike for all candidates. pool: newest training prompts that are drawn from.
-    fresh: new ones that enter the pool each generation. validation: for choosing the best mean. held_out: for the final
-    table, in the scoring mode of the run. streaming: for the final table's streaming part (0: none; unused where the
-    run itself is streaming). batch: rows a call.
+    fresh: new ones that enter the pool each generation (0: it stays as it is). validation: for choosing the best mean.
+    held_out: for the final table, in the scoring mode of the run. streaming: for the final table's streaming part (0:
+    none; unused where the run itself is streaming). batch: rows a call.
     """
 
     draw: int = 12
@@ -49,8 +49,8 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < (name != "streaming"):
-                raise ValueError(f"prompts.{name} is {value}; expected {'0' if name == 'streaming' else '1'} or more")
+            if value < (least := int(name not in ("streaming", "fresh"))):
+                raise ValueError(f"prompts.{name} is {value}; expected {least} or more")
         if not self.fresh <= self.draw <= self.pool:
             raise ValueError(
                 f"prompts.fresh {self.fresh}, draw {self.draw}, pool {self.pool}; expected fresh <= draw <= pool"
@@ -63,10 +63,11 @@ class RunConfig:
 
     name: of the run and of the memory it makes. host: see `namm hosts`. warm_start: weight of a feature block in the
     first score (zero weights otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose score is
-    the first one instead; blocks that it lacks weigh nothing. candidates: scored at once (memory bounds it; 0 = all).
-    policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache read them, that are kept
-    in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory carries); 0 for none. time_limit:
-    seconds of search, after which it ends as if complete.
+    the first one instead; blocks that it lacks weigh nothing. fit: training prompts that the first score is fitted to
+    instead, by what their questions and answers look at (see `experiments.fitted`). candidates: scored at once (memory
+    bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache read
+    them, that are kept in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory carries); 0 for
+    none. time_limit: seconds of search, after which it ends as if complete.
     """
 
     name: str
@@ -75,6 +76,7 @@ class RunConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     warm_start: dict[str, float] = field(default_factory=dict)
     start: str | None = None
+    fit: int = 0
     use: UseConfig = field(default_factory=UseConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     fitness: FitnessConfig = field(default_factory=FitnessConfig)
@@ -114,6 +116,12 @@ class RunConfig:
                 f"start is {self.start!r}; expected no warm_start beside it, and memory.scorer.kind 'linear', "
                 f"got {self.warm_start} and {self.memory.scorer.kind!r}"
             )
+        if self.fit and (self.warm_start or self.start or self.memory.scorer.kind != "linear"):
+            raise ValueError(
+                f"fit is {self.fit}; expected neither start nor warm_start beside it, and memory.scorer.kind 'linear'"
+            )
+        if self.fit < 0 or self.fit % self.prompts.batch:
+            raise ValueError(f"fit is {self.fit}; expected 0 or a multiple of prompts.batch {self.prompts.batch}")
         if self.candidates and self.search.population % self.candidates:
             raise ValueError(
                 f"candidates is {self.candidates}; expected a divisor of search.population {self.search.population}"

@@ -41,6 +41,10 @@ class Traced:
     def position_rule(self) -> str:
         return self.policy.position_rule
 
+    @property
+    def layered(self) -> bool:
+        return self.policy.layered
+
     def init(self, shape: CacheShape, key: Array) -> PolicyState:
         origin = jnp.zeros((shape.heads, shape.slots), jnp.int32)
         held = jnp.zeros((shape.heads, self.history), jnp.int32)

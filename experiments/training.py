@@ -21,6 +21,7 @@ from evolve.loop import run as search
 from evolve.mesh import check_population, gather, make_mesh, place, shard_population
 from experiments.evaluate import Evaluator
 from experiments.figures import draw_curves
+from experiments.fitted import fitted
 from experiments.objective import (
     FULL,
     Outcome,
@@ -64,7 +65,7 @@ class StageRunner:
         self.engine = engine_for(self.memory, self.source)
         counts = self.config.prompts
         kept_records = counts.pool + counts.validation + counts.batch
-        at_once = min(counts.fresh, counts.batch)  # what a generation adds is read without filler
+        at_once = min(counts.fresh or counts.batch, counts.batch)  # what a generation adds is read without filler
         self.pool = RecordPool(
             self.engine, self.host.params, self.source, self.config.use.chunk, kept_records, at_once, self.config.disk
         )
@@ -89,7 +90,7 @@ class StageRunner:
         """Training prompts of a generation: the fresh ones and a draw from the rest of the pool, alike per task."""
         tasks = len(self.stage.tasks)
         pool, draw = self.config.prompts.pool // tasks, self.config.prompts.draw // tasks
-        fresh = min(max(self.config.prompts.fresh // tasks, 1), draw)
+        fresh = min(max(self.config.prompts.fresh // tasks, int(self.config.prompts.fresh > 0)), draw)
         newest = pool + fresh * generation
         rng = np.random.default_rng(seed)
         older = rng.choice(np.arange(newest - pool, newest - fresh), draw - fresh, replace=False)
@@ -160,7 +161,7 @@ def warm_started(memory: Memory, weights: dict[str, float]) -> Memory:
     params = dict(memory.params.evolved["params"])
     kernel = np.array(params["score"]["kernel"])
     for name, weight in weights.items():
-        kernel[memory.policy.config.columns[name]] += weight  # type: ignore[attr-defined]
+        kernel[..., memory.policy.config.columns[name], :] += weight  # type: ignore[attr-defined]
     params["score"] = {**params["score"], "kernel": jnp.asarray(kernel)}
     return replace(memory, params=Parameters({"params": params}, memory.params.frozen))
 
@@ -180,24 +181,27 @@ def continued(memory: Memory, start: str) -> Memory:
     ours, theirs = memory.policy.config, getattr(other.policy, "config", None)  # type: ignore[attr-defined]
     if theirs is None or theirs.scorer.kind != "linear":
         raise ValueError(f"start is {start!r}; expected a trained memory with a linear scorer")
+    if theirs.scorer.sets not in ((), ours.scorer.sets):
+        raise ValueError(f"start: {start!r} has scorer.sets {theirs.scorer.sets}; expected () or {ours.scorer.sets}")
     if not set(theirs.features) <= set(ours.features) or theirs.spectrum != ours.spectrum:
         raise ValueError(
             f"start: {start!r} has features {theirs.features} and spectrum {theirs.spectrum}; expected some of "
             f"{ours.features} and {ours.spectrum}"
         )
     score = other.params.evolved["params"]["score"]
-    kernel = np.zeros((ours.width, 1), np.float32)
+    kernel = np.zeros((*ours.scorer.sets, ours.width, 1), np.float32)
     for name, columns in theirs.columns.items():
-        kernel[ours.columns[name]] = score["kernel"][columns]
-    evolved = {"params": {"score": {"kernel": jnp.asarray(kernel), "bias": score["bias"]}}}
+        kernel[..., ours.columns[name], :] = score["kernel"][..., columns, :]
+    bias = np.broadcast_to(score["bias"], (*ours.scorer.sets, 1))
+    evolved = {"params": {"score": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
     return replace(memory, params=Parameters(evolved, other.params.frozen or memory.params.frozen))
 
 
 def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
     """The first stage with the memory that the search starts from; that memory is made once a run and kept beside it.
 
-    Zero weights, the warm start, and the spectrum's statistics over the un-evicted host's first prompts; or another
-    memory's score and statistics.
+    Zero weights, the warm start or a fitted score, and the spectrum's statistics over the un-evicted host's first
+    prompts; or another memory's score and statistics.
     """
     kept = (folder / START / CONFIG).is_file()  # written last
     memory = load(folder / START) if kept else _first(config)
@@ -207,6 +211,10 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
     if "spectrum" in config.memory.features and config.start is None:
         records = runner.pool.get("train", list(range(config.prompts.batch)))
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
+    if config.fit:
+        size = config.prompts.batch
+        batches = (runner.pool.get("train", list(range(i, i + size))) for i in range(0, config.fit, size))
+        runner.memory = fitted(runner.memory, runner.engine, runner.params, batches)
     if writes():
         runner.memory.save_pretrained(folder / START)
     return runner

@@ -217,7 +217,7 @@ def likelihood(
 ) -> Likelihood:
     """Teacher-forced scoring of targets after questions; batch = rows of the stream. The head runs on targets alone."""
     steps = target.shape[1]
-    tokens = _join(question, question_length, target, target_length)
+    tokens = join(question, question_length, target, target_length)
     stream, past, layout = make_room(stream, schedule, tokens.shape[1], 0)
     counts = question_length + target_length - 1
     _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, past)
@@ -229,7 +229,7 @@ def likelihood(
     return Likelihood(jnp.where(valid, chosen, 0.0), (jnp.argmax(scores, axis=-1) == target) & valid, valid)
 
 
-def _join(
+def join(
     question: Array, question_length: Array, target: Array, target_length: Array
 ) -> Int[Array, "batch query"]:
     """Question and target without its last token, side by side in each row."""

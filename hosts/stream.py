@@ -19,6 +19,7 @@ from namm.bundle import Bundle
 from namm.cache import CacheShape, SlotCache, append, empty
 from namm.contract import SIGNALS, Observation, Parameters, Policy, PolicyState, annotate
 from namm.memory import Layout, update
+from namm.model import NammPolicy
 from namm.selection import SelectionConfig
 
 
@@ -36,7 +37,12 @@ class Engine:
 
 
 def make_engine(spec: HostSpec, policy: Policy, selection: SelectionConfig, length: int = 1) -> Engine:
-    """An engine whose policy knows the host's RoPE frequencies where it asks for them (`needs` has "rope")."""
+    """An engine whose policy knows the host's RoPE frequencies where it asks for them (`needs` has "rope").
+
+    ValueError for a memory whose parameters are for a host of another size.
+    """
+    if isinstance(policy, NammPolicy):
+        policy.check_size(spec.layers, spec.kv_heads)
     return Engine(spec, bind_rope(spec, policy, length), selection, length)
 
 
@@ -200,16 +206,21 @@ def compress(
     over_rows = jax.vmap(one, in_axes=(None, 0, 0, 0))
     rows_axis = None if shared else 0
     over_pop = jax.vmap(over_rows, in_axes=(Parameters(0, None), rows_axis, rows_axis, None), axis_size=pop)
+    own = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), memory.evolved) if engine.policy.layered else None
 
-    def layer(inputs: tuple[PolicyState, SlotCache]) -> tuple[PolicyState, SlotCache]:
-        state, cache = inputs
-        split = inputs if shared else jax.tree.map(lambda x: x.reshape(pop, batch, *x.shape[1:]), inputs)
-        new = jax.tree.map(lambda x: x.reshape(pop * batch, *x.shape[2:]), over_pop(memory, split[0], split[1], budget))
+    def layer(inputs: tuple[PolicyState, SlotCache, Any]) -> tuple[PolicyState, SlotCache]:
+        state, cache, evolved = inputs
+        params = memory._replace(evolved=evolved) if engine.policy.layered else memory
+        split = (state, cache)
+        if not shared:
+            split = jax.tree.map(lambda x: x.reshape(pop, batch, *x.shape[1:]), split)
+        new = over_pop(params, split[0], split[1], budget)
+        new = jax.tree.map(lambda x: x.reshape(pop * batch, *x.shape[2:]), new)
         if engine.policy.position_rule == "slot":
             new = (new[0], _renumber(engine, new[1]))
         return new if due is None else jax.tree.map(partial(_choose, due), new, (state, cache))
 
-    state, cache = jax.lax.map(layer, (stream.state, stream.cache))
+    state, cache = jax.lax.map(layer, (stream.state, stream.cache, own))
     seen, position, window, hidden, token = tile_rows(stream[2:], pop) if shared else stream[2:]
     if engine.policy.position_rule == "slot":
         filled = jnp.sum(cache.valid[0, :, 0], axis=-1).astype(jnp.int32)

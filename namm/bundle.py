@@ -14,6 +14,7 @@ class Bundle:
 
     members: tuple[Policy, ...]
     name: str = "bundle"
+    layered: bool = False
     position_rule: str = "original"
 
     @property

@@ -5,12 +5,13 @@ import typing
 from dataclasses import dataclass, field
 from itertools import accumulate
 from reprlib import repr as brief
-from typing import Any
+from typing import Any, Literal
 
 from namm.features import SpectrumConfig, blocks
 from namm.network import ScorerName
 from namm.selection import SelectionConfig
 
+Relative = Literal["held", "read"]
 LIMIT = 2**31  # of any number in a configuration: positions and sizes are 32-bit integers
 
 @dataclass(frozen=True)
@@ -18,12 +19,15 @@ class ScorerConfig:
     """The network that turns features into scores.
 
     kind: "bam" (the paper's), "linear" or "mlp". hidden: BAM head size or MLP width.
+    sets: how many sets of parameters there are: () one for every layer and head, (layers,) one a layer, (layers, heads)
+        one a KV head. Several serve hosts of that size alone.
     start: initial output bias. Above the threshold (the default) every candidate of a first population keeps nearly
         everything; the original's 0.0 starts on the threshold, where small steps drop most of the cache.
     """
 
     kind: ScorerName = "bam"
     hidden: int = 32
+    sets: tuple[int, ...] = ()
     start: float = 1.0
 
     def __post_init__(self) -> None:
@@ -31,17 +35,21 @@ class ScorerConfig:
             raise ValueError(f"scorer.kind is {self.kind!r}; expected one of {', '.join(typing.get_args(ScorerName))}")
         if self.hidden < 1:
             raise ValueError(f"scorer.hidden is {self.hidden}; expected 1 or more")
+        if len(self.sets) > 2 or min(self.sets, default=1) < 1:
+            raise ValueError(f"scorer.sets is {self.sets}; expected (), (layers,) or (layers, heads)")
 
 
 @dataclass(frozen=True)
 class MemoryConfig:
     """A Neural Attention Memory Model and how it is used.
 
-    features: names of feature blocks, in the order the scorer sees them. interval: tokens between two updates, a
-    multiple of the spectrum's hop.
+    features: names of feature blocks, in the order the scorer sees them. relative: what a token's key and value stand
+    relative to in them, the tokens that its head holds ("held") or all that it has read ("read"), whose statistics no
+    eviction changes. interval: tokens between two updates, a multiple of the spectrum's hop.
     """
 
     features: tuple[str, ...] = ("recency", "spectrum")
+    relative: Relative = "held"
     spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
@@ -55,6 +63,8 @@ class MemoryConfig:
             raise ValueError(f"{named}; expected some of {', '.join(known)}")
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"features are {brief(self.features)}; each block may be named once")
+        if self.relative not in typing.get_args(Relative):
+            raise ValueError(f"relative is {self.relative!r}; expected one of {', '.join(typing.get_args(Relative))}")
         check_interval(self.interval, self.spectrum.hop)
 
     @property

@@ -20,7 +20,8 @@ from namm.cache import CacheShape, SlotCache
 class Parameters(NamedTuple):
     """A policy's arrays: what a search changes and what stays (normalisation statistics). Both empty if training-free.
 
-    A population has a leading pop axis on every leaf of `evolved` and none on `frozen`.
+    A population has a leading pop axis on every leaf of `evolved` and none on `frozen`. Behind it stands a layer axis
+    where the policy is `layered`: a call of `score` gets its own layer's part.
     """
 
     evolved: Any
@@ -73,6 +74,11 @@ class Policy(Protocol):
         """"original": keys stay rotated at true positions; "slot": survivors are re-rotated to 0..n-1."""
         ...
 
+    @property
+    def layered(self) -> bool:
+        """Whether every layer has evolved parameters of its own."""
+        ...
+
     def init(self, shape: CacheShape, key: Array) -> PolicyState: ...
 
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState: ...
@@ -80,6 +86,11 @@ class Policy(Protocol):
     def score(
         self, params: Parameters, state: PolicyState, cache: SlotCache
     ) -> tuple[Float[Array, "head slot"], PolicyState]: ...
+
+
+def layer_parameters(policy: Policy, params: Parameters, layer: int) -> Parameters:
+    """What a call of `score` in this layer gets; `params` without pop axis."""
+    return params._replace(evolved=jax.tree.map(lambda x: x[layer], params.evolved)) if policy.layered else params
 
 
 def annotate(

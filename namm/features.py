@@ -7,6 +7,7 @@ query, frame, freq; `freq` = window/2 + 1 magnitudes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from namm.cache import CacheShape, SlotCache
 from namm.contract import Observation
 
+CONTENT = {"key-cosine", "value-cosine", "norms", "near"}  # blocks of what a token's key and value are
 RECENCY_WIDTH = 8
 NEAR = 4  # positions to either side; measured on SmolLM2 needles: 4 above 2 and 8
 LEAST = 1e-6  # attention below it is as good as none
@@ -139,10 +141,50 @@ def log_norm(x: Float[Array, "head slot dim"]) -> Float[Array, "head slot"]:
 
 
 def content(cache: SlotCache) -> Float[Array, "head slot 4"]:
-    """Cosines of key and value to their head's mean, and their log norms; each relative to the head's other tokens."""
+    """Cosines of key and value to their head's mean, and their log norms, relative to the tokens the head holds."""
     pair = (cache.keys, cache.values)
     raw = [*(mean_cosine(x, cache.valid) for x in pair), *map(log_norm, pair)]
     return jnp.stack([standardise(x, cache.valid) for x in raw], axis=-1)
+
+
+def nothing_read(heads: int, dim: int) -> dict[str, Array]:
+    """What `content_of_read` carries before the first token.
+
+    counted: positions below it are in the statistics. directions: sums of unit keys and values. count, mean, squares:
+    tokens, and of the four numbers of `content` their mean and summed squared deviation from it.
+    """
+    zeros = partial(jnp.zeros, dtype=jnp.float32)
+    moments = {"count": zeros((heads,)), "mean": zeros((heads, 4)), "squares": zeros((heads, 4))}
+    return {"counted": jnp.int32(0), "directions": zeros((2, heads, dim)), **moments}
+
+
+def content_of_read(
+    cache: SlotCache, before: dict[str, Array]
+) -> tuple[Float[Array, "head slot 4"], dict[str, Array]]:
+    """`content`, relative to all tokens that the head has read: the same until something is dropped, up to this.
+
+    A token's cosines enter mean and variance with the directions of the update after it came. Moments are merged as by
+    Chan, Golub and LeVeque (1979).
+    """
+    fresh = (cache.valid & (cache.positions >= before["counted"])).astype(jnp.float32)
+    pair = [x.astype(jnp.float32) for x in (cache.keys, cache.values)]
+    units = jnp.stack([x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12) for x in pair])
+    directions = before["directions"] + jnp.einsum("phsd,hs->phd", units, fresh)
+    towards = directions * jax.lax.rsqrt(jnp.sum(directions * directions, axis=-1, keepdims=True) + 1e-12)
+    cosines = jnp.einsum("phsd,phd->phs", units, towards)
+    raw = jnp.stack([*cosines, *map(log_norm, pair)], axis=-1)
+    new = jnp.sum(fresh, axis=1)
+    mean = jnp.einsum("hsw,hs->hw", raw, fresh) / jnp.maximum(new, 1.0)[:, None]
+    squares = jnp.einsum("hsw,hs->hw", (raw - mean[:, None]) ** 2, fresh)
+    count = before["count"] + new
+    share = (new / jnp.maximum(count, 1.0))[:, None]
+    apart = mean - before["mean"]
+    mean = before["mean"] + share * apart
+    squares = before["squares"] + squares + apart * apart * share * before["count"][:, None]
+    counted = jnp.maximum(before["counted"], jnp.max(jnp.where(cache.valid, cache.positions, -1)) + 1)
+    after = {"counted": counted, "directions": directions, "count": count, "mean": mean, "squares": squares}
+    deviation = jnp.sqrt(squares / jnp.maximum(count, 1.0)[:, None] + 1e-6)
+    return jnp.where(cache.valid[..., None], (raw - mean[:, None]) / deviation[:, None], 0.0), after
 
 
 def near_mean(x: Float[Array, "head slot width"], cache: SlotCache) -> Float[Array, "head slot width"]:
@@ -183,7 +225,10 @@ def latest(recent: Float[Array, "head slot query"], cache: SlotCache) -> Float[A
 
 @dataclass(frozen=True)
 class Block:
-    """A named group of features: its width, what the host must provide, and how it is computed from the slots."""
+    """A named group of features: its width, what the host must provide, and how it is computed from the slots.
+
+    Of the slots' arrays, `content` is worked out from the cache, the others are what the memory carries.
+    """
 
     width: int
     needs: frozenset[str]
@@ -197,10 +242,10 @@ def blocks(spectrum: SpectrumConfig) -> dict[str, Block]:
         "recency": Block(RECENCY_WIDTH, nothing, lambda slots, cache: recency(cache.positions, cache.valid)),
         "spectrum": Block(spectrum.bins, frozenset({"attention"}), lambda slots, cache: slots["average"]),
         "latest": Block(4, frozenset({"attention"}), lambda slots, cache: latest(slots["recent"], cache)),
-        "key-cosine": Block(1, nothing, lambda slots, cache: content(cache)[..., :1]),
-        "value-cosine": Block(1, nothing, lambda slots, cache: content(cache)[..., 1:2]),
-        "norms": Block(2, nothing, lambda slots, cache: content(cache)[..., 2:]),
-        "near": Block(4, nothing, lambda slots, cache: near_mean(content(cache), cache)),
+        "key-cosine": Block(1, nothing, lambda slots, cache: slots["content"][..., :1]),
+        "value-cosine": Block(1, nothing, lambda slots, cache: slots["content"][..., 1:2]),
+        "norms": Block(2, nothing, lambda slots, cache: slots["content"][..., 2:]),
+        "near": Block(4, nothing, lambda slots, cache: near_mean(slots["content"], cache)),
         "surprisal": Block(
             1, frozenset({"surprisal"}), lambda slots, cache: standardise(slots["surprisal"], cache.valid)[..., None]
         ),

@@ -19,7 +19,7 @@ from namm.config import MemoryConfig, from_json, to_json
 from namm.contract import Parameters, Policy
 from namm.model import NammPolicy, initial_parameters
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had neither `relative` nor `scorer.sets`
 WEIGHTS, CONFIG = "memory.safetensors", "config.json"
 REMAKE = "save it again with save_pretrained, or fetch an undamaged copy"
 LARGEST_CONFIG = 2**20  # bytes; the configurations that ship have less than 2 KB
@@ -108,9 +108,12 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     for key, kind in KEYS.items():
         if type(content[key]) is not kind:
             raise ValueError(f"{where}: {key} is {brief(content[key])}; expected {kind.__name__}; {REMAKE}")
-    if content["format_version"] != FORMAT_VERSION:
+    memory, scorer = content["memory"], content["memory"].get("scorer")
+    if content["format_version"] == 1 and isinstance(scorer, dict) and not {"relative", "sets"} & {*memory, *scorer}:
+        memory["relative"], scorer["sets"] = "held", []
+    elif content["format_version"] != FORMAT_VERSION:
         raise ValueError(
-            f"{where}: format_version is {brief(content['format_version'])}; this release reads {FORMAT_VERSION}; "
+            f"{where}: format_version is {brief(content['format_version'])}; this release reads 1 to {FORMAT_VERSION}; "
             "upgrade namm or save the memory again"
         )
     return content

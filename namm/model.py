@@ -10,7 +10,16 @@ from jaxtyping import Array, Bool, Float
 from namm.cache import CacheShape, SlotCache
 from namm.config import MemoryConfig
 from namm.contract import Observation, Parameters, PolicyState
-from namm.features import SpectrumConfig, blocks, observe_spectrum, spectrum_slots
+from namm.features import (
+    CONTENT,
+    SpectrumConfig,
+    blocks,
+    content,
+    content_of_read,
+    nothing_read,
+    observe_spectrum,
+    spectrum_slots,
+)
 from namm.network import make_scorer
 
 WATCHING = {"spectrum", "latest"}  # blocks of the attention that `observe_spectrum` takes in
@@ -33,6 +42,24 @@ class NammPolicy:
         known = blocks(self.config.spectrum)
         return frozenset().union(*(known[name].needs for name in self.config.features))
 
+    @property
+    def remembers(self) -> bool:
+        """Whether statistics of all tokens read are carried."""
+        return self.config.relative == "read" and bool(CONTENT & set(self.config.features))
+
+    @property
+    def layered(self) -> bool:
+        return bool(self.config.scorer.sets)
+
+    def check_size(self, layers: int, heads: int) -> None:
+        """ValueError for a host of other sizes than the memory has parameters for."""
+        sets = self.config.scorer.sets
+        if sets != (layers, heads)[: len(sets)]:
+            raise ValueError(
+                f"{self.name} has parameters for {sets} (layers, KV heads); the host has {(layers, heads)}. "
+                "Choose a memory with one set of parameters for all of them"
+            )
+
     def init(self, shape: CacheShape, key: Array) -> PolicyState:
         del key
         slots: dict[str, Array] = {}
@@ -40,7 +67,7 @@ class NammPolicy:
             slots |= spectrum_slots(self.config.spectrum, shape, "spectrum" in self.config.features)
         if "surprisal" in self.config.features:
             slots["surprisal"] = jnp.zeros((shape.heads, shape.slots), jnp.float32)
-        return PolicyState(slots, {})
+        return PolicyState(slots, nothing_read(shape.heads, shape.dim) if self.remembers else {})
 
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
         if not WATCHING & set(self.config.features):
@@ -51,25 +78,33 @@ class NammPolicy:
     def score(
         self, params: Parameters, state: PolicyState, cache: SlotCache
     ) -> tuple[Float[Array, "head slot"], PolicyState]:
-        return self.apply(params.evolved, self.features(params.frozen, state, cache), cache.valid), state
+        features, state = self.features(params.frozen, state, cache)
+        return self.apply(params.evolved, features, cache.valid), state
 
     def features(
         self, statistics: dict[str, Array], state: PolicyState, cache: SlotCache
-    ) -> Float[Array, "head slot feature"]:
+    ) -> tuple[Float[Array, "head slot feature"], PolicyState]:
         """The scorer's input: the blocks of the configuration side by side, the spectrum normalised."""
         known = blocks(self.config.spectrum)
-        columns = {name: known[name].compute(state.slots, cache) for name in self.config.features}
+        slots, running = dict(state.slots), state.running
+        if self.remembers:
+            slots["content"], running = content_of_read(cache, running)
+        elif CONTENT & set(self.config.features):
+            slots["content"] = content(cache)
+        columns = {name: known[name].compute(slots, cache) for name in self.config.features}
         if "spectrum" in columns:
             deviation = jnp.maximum(jnp.sqrt(statistics["variance"]), DEVIATION_FLOOR)
             columns["spectrum"] = (columns["spectrum"] - statistics["mean"]) / deviation
-        return jnp.concatenate([columns[name] for name in self.config.features], axis=-1).astype(jnp.float32)
+        features = jnp.concatenate([columns[name] for name in self.config.features], axis=-1).astype(jnp.float32)
+        return features, state._replace(running=running)
 
     def apply(
         self, scorer: Any, features: Float[Array, "head slot feature"], valid: Bool[Array, "head slot"]
     ) -> Float[Array, "head slot"]:
-        """The scorer over every head by itself."""
+        """The scorer over every head by itself, with the parameters of this layer."""
         module = make_scorer(self.config.scorer.kind, self.config.scorer.hidden)
-        return jax.vmap(lambda x, v: cast(Array, module.apply(scorer, x, v)))(features, valid)
+        heads = (0 if len(self.config.scorer.sets) == 2 else None, 0, 0)
+        return jax.vmap(lambda p, x, v: cast(Array, module.apply(p, x, v)), in_axes=heads)(scorer, features, valid)
 
     def initial_scorer(self) -> dict:
         """Zero weights and the configured output bias: every slot scores `scorer.start`."""
@@ -78,7 +113,8 @@ class NammPolicy:
         variables = module.init(jax.random.key(0), features, valid)
         params = {**variables["params"], "score": {**variables["params"]["score"]}}
         params["score"]["bias"] = jnp.full((1,), self.config.scorer.start, jnp.float32)
-        return {"params": params}
+        sets = self.config.scorer.sets
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*sets, *x.shape)), {"params": params})
 
 
 def initial_parameters(policy: NammPolicy) -> Parameters:

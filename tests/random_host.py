@@ -7,7 +7,7 @@ import numpy as np
 
 from hosts.spec import HostSpec, RopeSpec
 from namm.artefact import Memory, make, training_free
-from namm.config import MemoryConfig
+from namm.config import MemoryConfig, ScorerConfig
 from namm.contract import Parameters
 from namm.policies import POLICIES
 from namm.selection import SelectionConfig
@@ -79,5 +79,16 @@ def all_memories() -> dict[str, Memory]:
     memories["namm-latest"] = random_memory(
         3, MemoryConfig(("latest", "near"), interval=INTERVAL, selection=BUDGETED)
     )
+    memories["namm-layers"] = random_memory(
+        4, MemoryConfig(("latest", "norms"), scorer=ScorerConfig(sets=(2,)), interval=INTERVAL, selection=BUDGETED)
+    )
+    every = MemoryConfig(
+        ("key-cosine", "value-cosine", "norms", "near"),
+        relative="read",
+        scorer=ScorerConfig("mlp", 5, sets=(2, 2)),
+        interval=INTERVAL,
+        selection=BUDGETED,
+    )
+    memories["namm-heads"] = random_memory(5, every)
     memories["namm-strict"] = random_memory(2, MemoryConfig(interval=INTERVAL, selection=SelectionConfig("strict")))
     return memories

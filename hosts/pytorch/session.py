@@ -14,6 +14,7 @@ from hosts.pytorch.cache import NammCache, NammLayer
 from hosts.pytorch.interface import Chunk
 from namm.artefact import Memory
 from namm.contract import SIGNALS
+from namm.model import NammPolicy
 from namm.pytorch import port
 from namm.selection import SelectionConfig
 
@@ -62,8 +63,11 @@ class Session:
             rates = tuple(rotary.inv_freq.tolist())
             policy = replace(cast(Any, policy), frequencies=rates, scale=float(rotary.attention_scaling))
         self.slot_rule = policy.position_rule == "slot"
-        self.policies = [port(policy, memory.params) for _ in range(config.num_hidden_layers)]
-        self.group = config.num_attention_heads // getattr(config, "num_key_value_heads", config.num_attention_heads)
+        kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        if isinstance(policy, NammPolicy):
+            policy.check_size(config.num_hidden_layers, kv_heads)
+        self.policies = [port(policy, memory.params, layer) for layer in range(config.num_hidden_layers)]
+        self.group = config.num_attention_heads // kv_heads
 
     def new_cache(self) -> NammCache:
         return NammCache(self.policies, self.group)

@@ -22,6 +22,7 @@ class BasePolicy:
 
     name = ""
     needs = frozenset[str]()
+    layered = False
     position_rule: str = "original"
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from namm import policies
-from namm.contract import Parameters, Policy
+from namm.contract import Parameters, Policy, layer_parameters
 from namm.model import NammPolicy
 from namm.pytorch import attention, content, custom, position
 from namm.pytorch.model import TorchNamm
@@ -37,10 +37,10 @@ _PORTS: dict[type, type[position.BasePort]] = {
 }
 
 
-def port(policy: Policy, params: Parameters) -> TorchPolicy:
-    """The torch port of a policy of `namm` with its parameters (no pop axis). ValueError if there is none."""
+def port(policy: Policy, params: Parameters, layer: int = 0) -> TorchPolicy:
+    """The torch port of a policy of `namm` with its parameters (no pop axis), for one layer. ValueError if none."""
     if isinstance(policy, NammPolicy):
-        evolved, frozen = jax.tree.map(_tensor, tuple(params))
+        evolved, frozen = jax.tree.map(_tensor, tuple(layer_parameters(policy, params, layer)))
         return TorchNamm(policy, evolved, frozen)
     if type(policy) not in _PORTS:
         names = ", ".join(sorted(policies.POLICIES))

@@ -1,6 +1,7 @@
 """The feature blocks of `namm.features` in torch, float32 whatever the model's dtype."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,8 +10,6 @@ from torch import Tensor
 
 from namm.features import LEAST, NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
 from namm.pytorch.state import Observation, SlotCache, newest, slide, take
-
-CONTENT = {"key-cosine", "value-cosine", "norms", "near"}  # blocks that share `content`
 
 
 def observe_spectrum(
@@ -95,6 +94,40 @@ def content(cache: SlotCache) -> Float[Tensor, "batch head slot 4"]:
     return standardise(torch.stack([*cosines, *norms]), cache.valid).movedim(0, -1)
 
 
+def nothing_read(batch: int, heads: int, dim: int, device: torch.device) -> dict[str, Tensor]:
+    """What `content_of_read` carries before the first token; see `namm.features.nothing_read`."""
+    zeros = partial(torch.zeros, device=device)
+    moments = {"count": zeros(batch, heads), "mean": zeros(batch, heads, 4), "squares": zeros(batch, heads, 4)}
+    return {"counted": zeros(batch, dtype=torch.int32), "directions": zeros(batch, 2, heads, dim), **moments}
+
+
+def content_of_read(
+    cache: SlotCache, before: dict[str, Tensor]
+) -> tuple[Float[Tensor, "batch head slot 4"], dict[str, Tensor]]:
+    """`content`, relative to all tokens that the head has read."""
+    fresh = (cache.valid & (cache.positions >= before["counted"][:, None, None])).float()
+    pair = torch.stack([cache.keys, cache.values], dim=1).float()
+    squares = (pair * pair).sum(-1)
+    scale = torch.rsqrt(squares + 1e-12)
+    directions = before["directions"] + ((scale * fresh[:, None])[..., None, :] @ pair)[..., 0, :]
+    towards = directions * torch.rsqrt((directions * directions).sum(-1, keepdim=True) + 1e-12)
+    cosines = (pair @ towards[..., None])[..., 0] * scale
+    raw = torch.cat([cosines, 0.5 * torch.log(squares + 1e-12)], dim=1).movedim(1, -1)
+    new = fresh.sum(-1)
+    mean = (fresh[:, :, None] @ raw)[:, :, 0] / new.clamp(min=1.0)[..., None]
+    spread = (fresh[:, :, None] @ (raw - mean[:, :, None]).square())[:, :, 0]
+    count = before["count"] + new
+    share = (new / count.clamp(min=1.0))[..., None]
+    apart = mean - before["mean"]
+    mean = before["mean"] + share * apart
+    spread = before["squares"] + spread + apart * apart * share * before["count"][..., None]
+    counted = torch.maximum(before["counted"], newest(cache).amax((1, 2)) + 1)
+    after = {"counted": counted, "directions": directions, "count": count, "mean": mean, "squares": spread}
+    deviation = (spread / count.clamp(min=1.0)[..., None] + 1e-6).sqrt()
+    relative = (raw - mean[:, :, None]) / deviation[:, :, None]
+    return torch.where(cache.valid[..., None], relative, 0.0), after
+
+
 def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Float[Tensor, "batch head slot width"]:
     """Mean over the held tokens at most NEAR positions away, itself included."""
     positions: Int[Tensor, "batch head slot"] = torch.where(cache.valid, cache.positions, -1).cummax(-1).values
@@ -131,16 +164,15 @@ def latest(recent: Float[Tensor, "batch head slot query"], cache: SlotCache) -> 
 def features(
     names: tuple[str, ...], slots: dict[str, Tensor], cache: SlotCache
 ) -> dict[str, Float[Tensor, "batch head slot width"]]:
-    """The named blocks, in this order; spectrum values are raw."""
-    shared = content(cache) if CONTENT & set(names) else torch.zeros(0)
+    """The named blocks, in this order; spectrum values are raw. See `namm.features.Block` for the slots' arrays."""
     blocks: dict[str, Callable[[], Tensor]] = {
         "recency": lambda: recency(cache),
         "spectrum": lambda: slots["average"],
         "latest": lambda: latest(slots["recent"], cache),
-        "key-cosine": lambda: shared[..., :1],
-        "value-cosine": lambda: shared[..., 1:2],
-        "norms": lambda: shared[..., 2:],
-        "near": lambda: near_mean(shared, cache),
+        "key-cosine": lambda: slots["content"][..., :1],
+        "value-cosine": lambda: slots["content"][..., 1:2],
+        "norms": lambda: slots["content"][..., 2:],
+        "near": lambda: near_mean(slots["content"], cache),
         "surprisal": lambda: standardise(slots["surprisal"], cache.valid)[..., None],
     }
     return {name: blocks[name]() for name in names}

@@ -6,14 +6,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from namm.features import CONTENT
 from namm.model import DEVIATION_FLOOR, WATCHING, NammPolicy
 from namm.network import QUERY_BLOCK
-from namm.pytorch.features import features, observe_spectrum
+from namm.pytorch.features import content, content_of_read, features, nothing_read, observe_spectrum
 from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, no_slots
 
 
 class TorchNamm:
-    """`NammPolicy` with its parameters as float32 tensors."""
+    """`NammPolicy` with a layer's parameters as float32 tensors."""
 
     def __init__(self, policy: NammPolicy, evolved: dict[str, Any], frozen: dict[str, Tensor]):
         self.policy = policy
@@ -32,7 +33,8 @@ class TorchNamm:
             slots["average"] = no_slots(shape, device, spectrum.bins)
         if "surprisal" in self.policy.config.features:
             slots["surprisal"] = no_slots(shape, device)
-        return PolicyState(slots, {})
+        nothing = nothing_read(shape.batch, shape.heads, shape.dim, device) if self.policy.remembers else {}
+        return PolicyState(slots, nothing)
 
     def observe(self, state: PolicyState, observation: Observation) -> PolicyState:
         if not WATCHING & set(self.policy.config.features):
@@ -41,15 +43,23 @@ class TorchNamm:
         return state._replace(slots={**state.slots, **seen})
 
     def score(self, state: PolicyState, cache: SlotCache) -> tuple[Float[Tensor, "batch head slot"], PolicyState]:
-        return self._apply(self.features(state, cache), cache.valid), state
+        features, state = self.features(state, cache)
+        return self._apply(features, cache.valid), state
 
-    def features(self, state: PolicyState, cache: SlotCache) -> Float[Tensor, "batch head slot feature"]:
+    def features(
+        self, state: PolicyState, cache: SlotCache
+    ) -> tuple[Float[Tensor, "batch head slot feature"], PolicyState]:
         """The blocks of the configuration side by side, the spectrum normalised."""
-        columns = features(self.policy.config.features, state.slots, cache)
+        slots, running = dict(state.slots), state.running
+        if self.policy.remembers:
+            slots["content"], running = content_of_read(cache, running)
+        elif CONTENT & set(self.policy.config.features):
+            slots["content"] = content(cache)
+        columns = features(self.policy.config.features, slots, cache)
         if "spectrum" in columns:
             device = columns["spectrum"].device
             columns["spectrum"] = (columns["spectrum"] - self.mean.to(device)) / self.deviation.to(device)
-        return torch.cat(list(columns.values()), dim=-1)
+        return torch.cat(list(columns.values()), dim=-1), state._replace(running=running)
 
     def _apply(
         self, x: Float[Tensor, "batch head slot feature"], valid: Bool[Tensor, "batch head slot"]
@@ -66,7 +76,7 @@ class TorchNamm:
     def _dense(self, name: str, x: Tensor) -> Tensor:
         layer = {kind: weights.to(x.device) for kind, weights in self.evolved[name].items()}
         product = x @ layer["kernel"]
-        return product + layer["bias"] if "bias" in layer else product
+        return product + layer["bias"][..., None, :] if "bias" in layer else product
 
 
 def backward_attention(

@@ -26,6 +26,7 @@ from tests.tiny import save_host, tiny_llama
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 GOLDEN = Path(__file__).parents[1] / "golden" / "longbench"
 QUIET = Console(quiet=True)
+SIZE = (1, 2)  # layers and KV heads of the tiny host
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def tiny(tmp_path_factory) -> str:
 
 def shrunk(config: RunConfig, host: str) -> RunConfig:
     """The recipe at a size for a test: its own memory, search, scoring and stages."""
+    sets = config.memory.scorer.sets
     stages = tuple(
         replace(stage, tasks=stage.tasks[:3], length=1100, generations=1 + (i == 0))
         for i, stage in enumerate(config.stages)
@@ -45,7 +47,8 @@ def shrunk(config: RunConfig, host: str) -> RunConfig:
         config,
         host=host,
         stages=stages,
-        memory=replace(config.memory, interval=256),
+        memory=replace(config.memory, interval=256, scorer=replace(config.memory.scorer, sets=SIZE[: len(sets)])),
+        fit=min(config.fit, 1),
         use=replace(config.use, capacity=300, chunk=128),
         search=replace(config.search, population=4),
         prompts=PromptConfig(count, count, count, count, 2, min(config.prompts.streaming, 1), 1),
@@ -156,6 +159,9 @@ def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) ->
         ({"warm_start": {"norms": 1.0}}, "norms"),
         ({"candidates": 3}, "candidates"),
         ({"start": "smollm2"}, "no warm_start beside it"),
+        ({"fit": 12}, "neither start nor warm_start"),
+        ({"fit": 12, "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
+        ({"fit": 5, "warm_start": {}}, "multiple of prompts.batch"),
         ({"start": "smollm2", "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"stages": (StageConfig(("passkey", "niah-single"), 300, 1),), "prompts": PromptConfig(3, 3, 3)}, "draw"),
     ],

@@ -48,7 +48,7 @@ def test_all_blocks_against_the_oracle() -> None:
     cache = SlotCache(single[0], single[1], jnp.asarray(positions, jnp.int32), jnp.asarray(valid))
     slots = {"average": single[2], "surprisal": single[3], "recent": jnp.asarray(recent, jnp.float32)}
     statistics = {"mean": single[4], "variance": single[5]}
-    got = np.asarray(policy.features(statistics, PolicyState(slots, {}), cache))
+    got = np.asarray(policy.features(statistics, PolicyState(slots, {}), cache)[0])
     own = (recent[..., -1], recent.mean(-1))
     attention = [*own, *(oracle.over_heads(x, positions, valid) for x in own)]
     for head in range(2):
@@ -66,6 +66,35 @@ def test_all_blocks_against_the_oracle() -> None:
         ]
         np.testing.assert_allclose(got[head, held], np.concatenate(columns, axis=1), atol=2e-3)
     assert np.all(np.isfinite(got))
+
+
+def test_content_relative_to_all_tokens_read() -> None:
+    """Dropped tokens stay in directions and moments; a token's cosines enter them with the directions of its update."""
+    rng = np.random.default_rng()
+    policy = NammPolicy(MemoryConfig(("norms", "value-cosine", "key-cosine"), relative="read"))
+    state = policy.init(CacheShape(HEADS, 1, 30, 4), jax.random.key(0))
+    keys, values = rng.normal(size=(2, HEADS, 30, 4)) + rng.normal(size=(2, HEADS, 1, 4))
+    read, held, raw = 0, np.zeros((HEADS, 30), bool), [np.zeros((HEADS, 0, 4))]
+    for count in (14, 9, 7):
+        held[:, read : read + count] = True
+        read += count
+        pair = [jnp.asarray(np.where(held[..., None], x, 7.0), jnp.float32) for x in (keys, values)]
+        positions = jnp.broadcast_to(jnp.arange(30, dtype=jnp.int32), (HEADS, 30))
+        got, state = policy.features({}, state, SlotCache(*pair, positions, jnp.asarray(held)))
+        units = [x[:, :read] / np.linalg.norm(x[:, :read], axis=2, keepdims=True) for x in (keys, values)]
+        means = [x.sum(1) / np.linalg.norm(x.sum(1), axis=1, keepdims=True) for x in units]
+        cosines = [np.einsum("hsd,hd->hs", x, mean) for x, mean in zip(units, means, strict=True)]
+        norms = [np.log(np.linalg.norm(x[:, :read], axis=2)) for x in (keys, values)]
+        now = np.stack([*cosines, *norms], axis=2)
+        raw.append(now[:, read - count :])
+        counted = np.concatenate(raw, axis=1)
+        expected = (now - counted.mean(1, keepdims=True)) / np.sqrt(counted.var(1) + 1e-6)[:, None]
+        order = [2, 3, 1, 0]
+        for head in range(HEADS):
+            known = held[head, :read]
+            np.testing.assert_allclose(got[head, :read][known], expected[head][known][:, order], atol=1e-4)
+        assert np.all(np.isfinite(got))
+        held &= rng.random((HEADS, 30)) < 0.5
 
 
 def test_without_the_spectrum_the_newest_attention_alone_is_carried() -> None:

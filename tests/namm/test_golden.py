@@ -58,7 +58,7 @@ def test_golden(chunk: int) -> None:
                 seen = jnp.int32(new[0] + start)
                 queries = jnp.zeros((4, chunk, 4))
                 state = observe(state, Observation(jnp.asarray(rows), queries, jnp.int32(count), seen))
-            features = policy.features(params.frozen, state, cache)
+            features, _ = policy.features(params.frozen, state, cache)
             np.testing.assert_allclose(features[:, slots], GOLDEN[f"u{i}_feat"], atol=1e-4)
             scores, _ = policy.score(params, state, cache)
             np.testing.assert_allclose(scores[:, slots], GOLDEN[f"u{i}_scores"], atol=1e-4)

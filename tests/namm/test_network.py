@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from namm.config import MemoryConfig, ScorerConfig
+from namm.contract import Parameters, layer_parameters
 from namm.model import NammPolicy
 from namm.network import QUERY_BLOCK, UNROLLED_BLOCKS, from_flat
 from tests.oracles.memory import backward_attention
@@ -27,6 +28,32 @@ def test_bam_against_the_oracle_in_blocks_or_not(slots: int) -> None:
 def test_default_scorer_has_4172_parameters() -> None:
     scorer = NammPolicy(MemoryConfig()).initial_scorer()
     assert sum(x.size for x in jax.tree.leaves(scorer)) == 4172
+
+
+@pytest.mark.parametrize("kind", ["bam", "linear", "mlp"])
+def test_every_head_has_its_own_set_of_parameters(kind) -> None:
+    """Each head of each layer scores as a memory with that one set would."""
+    rng = np.random.default_rng()
+    single = NammPolicy(MemoryConfig(scorer=ScorerConfig(kind, 4)))
+    many = NammPolicy(MemoryConfig(scorer=ScorerConfig(kind, 4, sets=(3, 2))))
+    assert many.layered and not single.layered
+    scorer = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), many.initial_scorer())
+    features = jnp.asarray(rng.normal(size=(2, 9, 25)), jnp.float32)
+    valid = jnp.asarray(rng.random((2, 9)) < 0.8)
+    params = layer_parameters(many, Parameters(scorer, {}), 2)
+    got = many.apply(params.evolved, features, valid)
+    for head in range(2):
+        own = jax.tree.map(lambda x: x[2, head], scorer)  # noqa: B023 (used at once)
+        alone = single.apply(own, features[head, None], valid[head, None])[0]
+        np.testing.assert_allclose(got[head], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 1), (1, 2)])
+def test_sets_for_a_host_of_another_size_are_refused(size: tuple[int, int]) -> None:
+    policy = NammPolicy(MemoryConfig(scorer=ScorerConfig(sets=(3, 2))))
+    policy.check_size(3, 2)
+    with pytest.raises(ValueError, match=r"parameters for \(3, 2\)"):
+        policy.check_size(*size)
 
 
 @pytest.mark.parametrize("kind", ["bam", "linear", "mlp"])

@@ -12,7 +12,7 @@ import torch
 from namm.artefact import Memory
 from namm.cache import CacheShape, append, empty
 from namm.config import MemoryConfig, ScorerConfig
-from namm.contract import Observation, Parameters, annotate
+from namm.contract import Observation, Parameters, annotate, layer_parameters
 from namm.memory import Layout, update
 from namm.model import NammPolicy
 from namm.network import from_flat
@@ -26,6 +26,7 @@ from tests.namm.test_golden import GOLDEN, WINDOW, by_layer
 from tests.random_host import ALL_FEATURES, BUDGETED, INTERVAL, all_memories, random_memory
 
 HEADS, GROUP, DIM, KEPT, CHUNK = 2, 2, 8, 20, 16
+LAYER = 1  # whose parameters are taken, where layers have their own
 LENGTHS = (128, 75)
 SHORT = {"lagkv": {"lag": 8}, "snapkv": {"window": 8, "kernel": 3}, "sparse-transformer-strided": {"stride": 8}}
 SHORT["sparse-transformer-fixed"] = {"stride": 8, "summary": 2}
@@ -106,9 +107,10 @@ def run_jax(memory: Memory, world: World, row: int) -> list[tuple[np.ndarray, np
             if "priority" in state.slots:
                 drawn = jnp.asarray(world.priority[row])[jnp.arange(HEADS)[:, None], cache.positions]
                 state = state._replace(slots={"priority": jnp.where(cache.valid, drawn, 0.0)})
-            scores, _ = policy.score(memory.params, state, cache)
+            params = layer_parameters(policy, memory.params, LAYER)
+            scores, _ = policy.score(params, state, cache)
             before = (np.asarray(scores), np.asarray(cache.positions), np.asarray(cache.valid))
-            state, cache = update(policy, memory.params, state, cache, memory.selection, KEPT, layout)
+            state, cache = update(policy, params, state, cache, memory.selection, KEPT, layout)
             log.append((*before, np.where(cache.valid, cache.positions, -1)))
             window = 0
     return log
@@ -116,7 +118,7 @@ def run_jax(memory: Memory, world: World, row: int) -> list[tuple[np.ndarray, np
 
 def run_torch(memory: Memory, world: World) -> list[list[tuple[np.ndarray, ...]]]:
     """The same for both rows at once, as one batch."""
-    policy = port(memory.policy, memory.params)
+    policy = port(memory.policy, memory.params, LAYER)
     state = policy.init(torch_state.CacheShape(2, HEADS, GROUP, DIM), torch.device("cpu"))
     none = torch.zeros(2, HEADS, 0, DIM)
     cache = torch_state.SlotCache(none, none, none[..., 0].long(), none[..., 0].bool())
@@ -197,7 +199,7 @@ def test_golden(chunk: int) -> None:
                 seen = (int(new[0, 0, 0]) + start,)
                 none_asked = torch.zeros(1, 4, 0, 4)
                 state = ported.observe(state, torch_state.Observation(rows, none_asked, (rows.shape[2],), seen))
-            features = ported.features(state, cache)
+            features, _ = ported.features(state, cache)
             np.testing.assert_allclose(features[0], GOLDEN[f"u{i}_feat"], atol=1e-4)
             scores, _ = ported.score(state, cache)
             np.testing.assert_allclose(scores[0], GOLDEN[f"u{i}_scores"], atol=1e-4)

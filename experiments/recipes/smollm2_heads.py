@@ -1,0 +1,28 @@
+"""SmolLM2-135M with a set of parameters for every head."""
+
+from evolve.fitness import FitnessConfig
+from evolve.strategy import SearchConfig
+from experiments.objective import UseConfig
+from experiments.recipes.smollm2_ruler import TASKS
+from experiments.run_config import PromptConfig, RunConfig, StageConfig
+from namm.config import MemoryConfig, ScorerConfig
+from namm.selection import SelectionConfig
+
+CONFIG = RunConfig(
+    name="smollm2-heads",
+    host="smollm2-135m",
+    stages=(StageConfig(TASKS, 1024, 40),),
+    memory=MemoryConfig(
+        features=("key-cosine", "value-cosine", "norms", "near"),
+        relative="read",
+        scorer=ScorerConfig(kind="linear", sets=(30, 3)),
+        selection=SelectionConfig(threshold=None),
+        interval=128,
+    ),
+    fit=64,
+    use=UseConfig(mode="recorded", budget=(0.25, 0.125), chunk=128),
+    search=SearchConfig(algorithm="sep-cma-es", population=16, sigma=0.02),
+    fitness=FitnessConfig(grade_weight=1.0),
+    prompts=PromptConfig(draw=16, pool=64, fresh=0, validation=32, held_out=104, streaming=0, batch=8),
+    validate_every=5,
+)

@@ -1,0 +1,80 @@
+"""A fitted start: what answers attend to, and the least-squares fit to it, against float64."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.fitted import FLOOR, LEAST, MOST, RIDGE, attended, fitted
+from experiments.prompts import PromptSource, TaskMix
+from experiments.recordings import RecordPool, stack
+from experiments.tasks.encoding import Batch
+from hosts.rollout import record
+from hosts.stream import make_engine
+from hosts.weights import load_host
+from namm.artefact import make, training_free
+from namm.config import MemoryConfig, ScorerConfig
+from namm.selection import SelectionConfig
+from tests.oracles.memory import standardised
+from tests.random_host import SPEC, random_params
+from tests.tiny import save_host, tiny_llama
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+
+def test_attention_to_the_context_is_that_of_one_pass_over_everything() -> None:
+    """H2O's sums over one pass, a query at a time, give every query's attention."""
+    rng, lengths = np.random.default_rng(), np.array([40, 33])
+    asked, answered = np.array([5, 7]), np.array([3, 2])
+    memory, params = training_free("h2o"), random_params(1)
+    engine = make_engine(SPEC, memory.policy, memory.selection)
+    tokens = rng.integers(1, SPEC.vocabulary, (2, 60)).astype(np.int32)
+    rows = [np.split(tokens[i], np.cumsum([lengths[i], asked[i], answered[i]]))[:3] for i in range(2)]
+    context, question, target = (np.stack([np.pad(row[i], (0, 40 - len(row[i]))) for row in rows]) for i in range(3))
+    prompt = Batch(context, lengths, question[:, :8], asked, target[:, :4], answered)
+    stream = record(engine, params, jnp.asarray(context), jnp.asarray(lengths), 16, jax.random.key(0))
+    got = np.asarray(attended(engine, params, stream, prompt))
+    for row in range(2):
+        n, total = lengths[row], lengths[row] + asked[row] + answered[row] - 1
+        sums = [
+            record(engine, params, jnp.asarray(tokens[row : row + 1, :end]), jnp.array([end]), end, jax.random.key(0))
+            .state.slots["received"][:, 0, :, :n]
+            for end in range(n, total + 1)
+        ]
+        expected = np.diff(np.asarray(sums), axis=0).max(0)
+        np.testing.assert_allclose(got[:, row, :, :n], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("sets", [(), (2,), (2, 2)])
+def test_the_fit_is_the_weighted_least_squares_one(sets: tuple[int, ...], tmp_path: Path) -> None:
+    host = load_host(save_host(tmp_path / "host", tiny_llama(max_position_embeddings=2048)))
+    config = MemoryConfig(
+        ("norms", "key-cosine"), scorer=ScorerConfig("linear", sets=sets), selection=SelectionConfig(threshold=None)
+    )
+    memory = make("fit", config)
+    source = PromptSource(host, TaskMix(("passkey",), 700))
+    engine = make_engine(host.spec, memory.policy, memory.selection)
+    pool = RecordPool(engine, host.params, source, 64, 4, 2)
+    batches = [pool.get("train", [0, 1]), pool.get("train", [2, 3])]
+    found = fitted(memory, engine, host.params, batches).params.evolved["params"]["score"]
+    rows: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for records in batches:
+        stream, prompt = jax.tree.map(jnp.asarray, stack(records))
+        seen = np.asarray(attended(engine, host.params, stream, prompt), np.float64)
+        for layer, row, head in np.ndindex(seen.shape[:3]):
+            cache = jax.tree.map(lambda x: x[layer, row], stream.cache)  # noqa: B023 (used at once)
+            state = jax.tree.map(lambda x: x[layer, row], stream.state)  # noqa: B023 (used at once)
+            known = np.asarray(memory.policy.features({}, state, cache)[0], np.float64)[head]  # type: ignore[attr-defined]
+            held = np.asarray(cache.valid)[head]
+            wanted = standardised(np.log(seen[layer, row, head, held] + FLOOR))
+            weight = np.exp(np.clip(wanted, LEAST, MOST))
+            columns = np.concatenate([known[held], np.ones((held.sum(), 1)), wanted[:, None], weight[:, None]], axis=1)
+            rows.setdefault((layer, head)[: len(sets)], []).append(columns)
+    for index, parts in rows.items():
+        columns = np.concatenate(parts)
+        x, y, weight = columns[:, :-2], columns[:, -2], columns[:, -1:]
+        expected = np.linalg.solve(x.T @ (weight * x) + RIDGE * np.eye(x.shape[1]), x.T @ (weight[:, 0] * y))
+        np.testing.assert_allclose(found["kernel"][index][:, 0], expected[:-1], atol=2e-3)
+        np.testing.assert_allclose(found["bias"][index][0], expected[-1], atol=2e-3)
