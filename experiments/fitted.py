@@ -22,8 +22,8 @@ from hosts.llama import Params
 from hosts.rollout import join, make_room, settled
 from hosts.stream import Engine, Stream, read
 from namm.artefact import Memory
+from namm.content import standardise
 from namm.contract import Observation, Parameters, PolicyState
-from namm.features import standardise
 from namm.policies.base import BasePolicy
 
 ATTENDED = "attended"

@@ -9,17 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from namm.cache import CacheShape, SlotCache
 from namm.config import MemoryConfig
+from namm.content import CONTENT, content, content_of_read, nothing_read
 from namm.contract import Observation, Parameters, PolicyState
-from namm.features import (
-    CONTENT,
-    SpectrumConfig,
-    blocks,
-    content,
-    content_of_read,
-    nothing_read,
-    observe_spectrum,
-    spectrum_slots,
-)
+from namm.features import SpectrumConfig, blocks, observe_spectrum, spectrum_slots
 from namm.network import make_scorer
 
 WATCHING = {"spectrum", "latest"}  # blocks of the attention that `observe_spectrum` takes in

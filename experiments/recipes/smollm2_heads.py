@@ -23,6 +23,6 @@ CONFIG = RunConfig(
     use=UseConfig(mode="recorded", budget=(0.25, 0.125), chunk=128),
     search=SearchConfig(algorithm="sep-cma-es", population=16, sigma=0.02),
     fitness=FitnessConfig(grade_weight=1.0),
-    prompts=PromptConfig(draw=16, pool=64, fresh=0, validation=32, held_out=104, streaming=0, batch=8),
+    prompts=PromptConfig(draw=16, pool=64, fresh=0, validation=32, held_out=24, streaming=0, batch=8),
     validate_every=5,
 )

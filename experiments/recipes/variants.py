@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from evolve.strategy import SearchConfig
 from experiments.run_config import RunConfig, StageConfig
-from namm.config import ScorerConfig
+from namm.network import ScorerName
 
 Change = Callable[[RunConfig], RunConfig]
 
@@ -27,14 +27,27 @@ def features(*names: str) -> Change:
     return change
 
 
-def scorer(kind: str) -> Change:
-    return lambda config: replace(config, memory=replace(config.memory, scorer=ScorerConfig(kind)))  # type: ignore[arg-type]
+def scorer(kind: ScorerName) -> Change:
+    def change(config: RunConfig) -> RunConfig:
+        return replace(config, memory=replace(config.memory, scorer=replace(config.memory.scorer, kind=kind)))
+
+    return change
+
+
+def sets(axes: int) -> Change:
+    """Parameters for every layer (1 axis) or for all layers and heads alike (0), where the recipe has more."""
+
+    def change(config: RunConfig) -> RunConfig:
+        alike = replace(config.memory.scorer, sets=config.memory.scorer.sets[:axes])
+        return replace(config, memory=replace(config.memory, scorer=alike))
+
+    return change
 
 
 def warm(**weights: float) -> Change:
-    """Another start: the weights of feature blocks in the first score."""
+    """Another start: the weights of feature blocks in the first score, which is not fitted then."""
     named = {name.replace("_", "-"): weight for name, weight in weights.items()}
-    return lambda config: replace(config, warm_start=named)
+    return lambda config: replace(config, warm_start=named, fit=0)
 
 
 def step(factor: float) -> Change:
@@ -91,6 +104,8 @@ VARIANTS: dict[str, Change] = {
     "with-surprisal": features(*ATTENTION, "surprisal"),
     "latest-for-spectrum": features("recency", "latest", "key-cosine", "value-cosine", "norms", "near"),
     "without-spectrum": features("recency", "key-cosine", "value-cosine", "norms", "near"),
+    "one-set": sets(0),
+    "set-a-layer": sets(1),
     "linear": scorer("linear"),
     "mlp": scorer("mlp"),
     "bam": scorer("bam"),

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from namm.cache import CacheShape, SlotCache
+from namm.content import mean_cosine
 from namm.contract import PolicyState
-from namm.features import mean_cosine
 from namm.policies.base import BasePolicy, pack, sinks_first, unpack, vector_norm, wide
 
 

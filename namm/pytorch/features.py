@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from namm.features import LEAST, NEAR, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
+from namm.content import NEAR
+from namm.features import LEAST, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
 from namm.pytorch.state import Observation, SlotCache, newest, slide, take
 
 
@@ -95,7 +96,7 @@ def content(cache: SlotCache) -> Float[Tensor, "batch head slot 4"]:
 
 
 def nothing_read(batch: int, heads: int, dim: int, device: torch.device) -> dict[str, Tensor]:
-    """What `content_of_read` carries before the first token; see `namm.features.nothing_read`."""
+    """What `content_of_read` carries before the first token; see `namm.content.nothing_read`."""
     zeros = partial(torch.zeros, device=device)
     moments = {"count": zeros(batch, heads), "mean": zeros(batch, heads, 4), "squares": zeros(batch, heads, 4)}
     return {"counted": zeros(batch, dtype=torch.int32), "directions": zeros(batch, 2, heads, dim), **moments}

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from namm.features import CONTENT
+from namm.content import CONTENT
 from namm.model import DEVIATION_FLOOR, WATCHING, NammPolicy
 from namm.network import QUERY_BLOCK
 from namm.pytorch.features import content, content_of_read, features, nothing_read, observe_spectrum

@@ -108,6 +108,8 @@ def test_a_cache_is_never_cropped() -> None:
         ("Llama", {}, {"budget": 0}, "at least the 1 protected"),
         ("Llama", {}, {"budget": 1.5}, "a share in"),
         ("Llama", {}, {"chunk": 0}, "1 or more"),
+        ("Llama", {"num_hidden_layers": 3}, {"memory": MEMORIES["namm-layers"]}, r"parameters for \(2,\)"),
+        ("Llama", {"num_key_value_heads": 1}, {"memory": MEMORIES["namm-heads"]}, r"the host has \(2, 1\)"),
         ("Phi3", {"partial_rotary_factor": 0.5}, {"memory": "expected-attention"}, "whole heads"),
         ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
          {"memory": "streaming-llm"}, "'dynamic' RoPE"),
