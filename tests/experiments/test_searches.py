@@ -31,7 +31,13 @@ def test_a_variant_is_a_valid_run_of_equal_cost(recipe: str, name: str) -> None:
 
     assert evaluations(changed) == evaluations(base)
     same = {"pocket": {"recipe", "cold-start", "bam"}, "smollm2": {"recipe", "warm-start", "linear"}}
-    assert (changed == base) == (name in same[recipe])
+    assert (changed == base) == (name in same[recipe] | {"one-set", "set-a-layer"})
+
+
+def test_variants_with_fewer_sets_of_parameters() -> None:
+    base = RECIPES["smollm2-heads"]
+    sets = [VARIANTS[name](base).memory.scorer.sets for name in ("recipe", "set-a-layer", "one-set")]
+    assert sets == [(30, 3), (30,), ()]
 
 
 @pytest.fixture

@@ -137,6 +137,17 @@ def test_nothing_recompiles_from_one_generation_to_the_next(mode: str, tiny: str
     assert not compiled
 
 
+@pytest.mark.parametrize("fresh", [0, 2])
+def test_the_pool_moves_on_by_its_fresh_prompts(fresh: int, tiny: str, tmp_path: Path) -> None:
+    config = small(tiny)
+    config = replace(config, prompts=replace(config.prompts, draw=4, pool=6, fresh=fresh))
+    runner = starting_runner(config, load_host(tiny), tmp_path)
+    for generation in range(4):
+        drawn, newest = runner.drawn(generation, generation), 6 + fresh * generation
+        assert len(set(drawn)) == 4 and newest - 6 <= min(drawn) and max(drawn) < newest
+        assert drawn[4 - fresh :] == list(range(newest - fresh, newest))
+
+
 def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) -> None:
     config = small(tiny)
     host = load_host(tiny)

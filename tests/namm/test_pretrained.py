@@ -9,8 +9,8 @@ import namm
 ROOT = Path(__file__).parents[2]
 
 
-def test_two_memories_ship() -> None:
-    assert {"pocket", "smollm2"} <= set(namm.shipped())
+def test_three_memories_ship() -> None:
+    assert {"pocket", "smollm2", "smollm2-heads"} <= set(namm.shipped())
 
 
 @pytest.mark.parametrize("name", namm.shipped())
