@@ -1,7 +1,7 @@
 """SmolLM2-135M, a linear score for every head over what keys and values are: no attention is looked at.
 
 Claim: at a quarter of the cache, evicting while it reads, RULER is answered almost as with the full cache and far above
-every hand-written policy. Command: `namm evolve smollm2-heads`. Hardware: two CPU cores, 12 GB.
+every hand-written policy. Command: `namm evolve smollm2-heads`. Hardware: two CPU cores.
 
 The fit to what answers attend to does most of it (see docs/findings.md); the steps of the search are small, since it
 changes 810 numbers by the scores of 16 candidates. Prompts are read once and stay: reading new ones would take longer
