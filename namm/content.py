@@ -24,13 +24,17 @@ def standardise(x: Float[Array, "head slot"], valid: Bool[Array, "head slot"]) -
     return centred * jax.lax.rsqrt(variance + 1e-6)
 
 
+def unit(x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
+    """Vectors of length 1, float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
 def mean_cosine(x: Float[Array, "head slot dim"], valid: Bool[Array, "head slot"]) -> Float[Array, "head slot"]:
     """Cosine of each vector to the mean direction of its head's (of keys: arXiv 2504.15364)."""
-    x = x.astype(jnp.float32)
-    unit = x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
-    mean = jnp.sum(jnp.where(valid[..., None], unit, 0.0), axis=1)
-    mean = mean * jax.lax.rsqrt(jnp.sum(mean * mean, axis=-1, keepdims=True) + 1e-12)
-    return jnp.einsum("hsd,hd->hs", unit, mean)
+    units = unit(x)
+    mean = unit(jnp.sum(jnp.where(valid[..., None], units, 0.0), axis=1))
+    return jnp.einsum("hsd,hd->hs", units, mean)
 
 
 def log_norm(x: Float[Array, "head slot dim"]) -> Float[Array, "head slot"]:
@@ -59,17 +63,16 @@ def nothing_read(heads: int, dim: int) -> dict[str, Array]:
 def content_of_read(
     cache: SlotCache, before: dict[str, Array]
 ) -> tuple[Float[Array, "head slot 4"], dict[str, Array]]:
-    """`content`, relative to all tokens that the head has read: the same until something is dropped, up to this.
+    """`content`, relative to all tokens that the head has read, and what to carry on.
 
-    A token's cosines enter mean and variance with the directions of the update after it came. Moments are merged as by
-    Chan, Golub and LeVeque (1979).
+    At a first update it is `content`. Later, a token's cosines stay in mean and variance as they were at the update
+    after it came, with the directions of then. Moments are merged as by Chan, Golub and LeVeque (1979).
     """
     fresh = (cache.valid & (cache.positions >= before["counted"])).astype(jnp.float32)
-    pair = [x.astype(jnp.float32) for x in (cache.keys, cache.values)]
-    units = jnp.stack([x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12) for x in pair])
+    pair = (cache.keys, cache.values)
+    units = jnp.stack([unit(x) for x in pair])
     directions = before["directions"] + jnp.einsum("phsd,hs->phd", units, fresh)
-    towards = directions * jax.lax.rsqrt(jnp.sum(directions * directions, axis=-1, keepdims=True) + 1e-12)
-    cosines = jnp.einsum("phsd,phd->phs", units, towards)
+    cosines = jnp.einsum("phsd,phd->phs", units, unit(directions))
     raw = jnp.stack([*cosines, *map(log_norm, pair)], axis=-1)
     new = jnp.sum(fresh, axis=1)
     mean = jnp.einsum("hsw,hs->hw", raw, fresh) / jnp.maximum(new, 1.0)[:, None]

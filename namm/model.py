@@ -49,7 +49,7 @@ class NammPolicy:
         if sets != (layers, heads)[: len(sets)]:
             raise ValueError(
                 f"{self.name} has parameters for {sets} (layers, KV heads); the host has {(layers, heads)}. "
-                "Choose a memory with one set of parameters for all of them"
+                "Choose a memory with one set of parameters for all of them, or scorer.sets of the host's size"
             )
 
     def init(self, shape: CacheShape, key: Array) -> PolicyState:
