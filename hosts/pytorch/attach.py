@@ -3,6 +3,7 @@
 import copy
 import weakref
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from hosts.pytorch.cache import NammCache
+from hosts.pytorch.compiling import uncompiled, uncompiled_itself
 from hosts.pytorch.interface import NAME, slot_attention
 from hosts.pytorch.report import Report, report
 from hosts.pytorch.session import Budget, Inputs, Schedule, Session
@@ -56,11 +58,7 @@ class Attachment:
         for module in self.users:
             module.config = config
         self.decoder.forward = self.forward  # pyright: ignore[reportAttributeAccessIssue] (restored by `leave`)
-        kind = cast(Any, self.kind)
-        methods: dict[str, Any] = {"__enter__": lambda model: model, "__exit__": lambda model, *_: detach(model)}
-        methods |= {"generate": _generate} if hasattr(kind, "generate") else {}
-        methods |= {"__module__": kind.__module__, "__doc__": kind.__doc__, "__qualname__": kind.__qualname__}
-        self.model.__class__ = type(kind.__name__, (kind,), methods)
+        self.model.__class__ = _with_memory(self.kind)
         setattr(self.model, _ATTACHED, self)
 
     def leave(self) -> None:
@@ -72,6 +70,7 @@ class Attachment:
         for module in self.users:
             module.config = self.config
 
+    @uncompiled_itself
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -100,6 +99,7 @@ class Attachment:
             self.inner_forward, cache, Inputs(input_ids, inputs_embeds, real, position_ids), **options
         )
 
+    @uncompiled
     def cache(self, given: Any) -> NammCache:
         """A new cache where none is given; ValueError for one of another kind."""
         if given is None:
@@ -111,6 +111,16 @@ class Attachment:
         )
 
 
+@cache
+def _with_memory(kind: Any) -> type:
+    """The class of attached models of this class; one for all of them, so that nothing is compiled again."""
+    methods: dict[str, Any] = {"__enter__": lambda model: model, "__exit__": lambda model, *_: detach(model)}
+    methods |= {"generate": _generate} if hasattr(kind, "generate") else {}
+    methods |= {"__module__": kind.__module__, "__doc__": kind.__doc__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), methods)
+
+
+@uncompiled
 def _real(mask: Tensor | None, given: Tensor) -> Bool[Tensor, "batch query"]:
     """Which of the new columns hold tokens."""
     batch, length = given.shape[:2]

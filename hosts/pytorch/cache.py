@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from hosts.pytorch.attention import attend, rotate
+from hosts.pytorch.compiling import uncompiled
 from namm.pytorch.selection import compact, update
 from namm.pytorch.state import CacheShape, Observation, PolicyState, SlotCache, TorchPolicy
 from namm.selection import SelectionConfig
@@ -105,6 +106,7 @@ class NammLayer(RowChanges, CacheLayerMixin):
         """Announce the chunk whose keys and values come next; `left` tokens, it among them, come before an update."""
         self.coming = positions, real, all_real, left
 
+    @uncompiled
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append a chunk and return all slots. Columns that hold no token become empty slots, zeroed."""
         if self.coming is None:
@@ -292,6 +294,11 @@ class NammCache(RowChanges, Cache):
         self.rows, self.seen, self.position, self.window = ([x[i] for i in moved] for x in counters)
         if self.last is not None:
             self.last = change(self.last[0]), change(self.last[1])
+
+    @uncompiled
+    def squeeze(self) -> None:
+        for layer in self.memory_layers:
+            layer.squeeze()
 
     def crop(self, tokens_to_remove: int) -> None:
         self.memory_layers[0].crop(tokens_to_remove)

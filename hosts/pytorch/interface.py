@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hosts.pytorch.attention import attend, fused
 from hosts.pytorch.cache import Asked, NammLayer
+from hosts.pytorch.compiling import uncompiled
 
 BLOCK = 64  # attention alone on two CPU cores: of 32, 64, 128 and 256 the fastest at 512 to 1,024 slots
 NAME = "namm"  # the attention implementation of a model with a memory attached; no other model's config names it
@@ -38,6 +39,7 @@ class Chunk:
         self.counts, self.seen = tuple(counts), tuple(seen)
 
 
+@uncompiled
 def slot_attention(
     module: torch.nn.Module,
     query: Float[Tensor, "batch query_head query dim"],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hosts.pytorch.attention import rotate
 from hosts.pytorch.cache import NammCache, NammLayer
+from hosts.pytorch.compiling import uncompiled, uncompiled_itself
 from hosts.pytorch.interface import Chunk
 from namm.artefact import Memory
 from namm.contract import SIGNALS
@@ -77,16 +78,16 @@ class Session:
         rates: Tensor = cast(Any, self.decoder.rotary_emb).inv_freq
         return rotate(keys, steps, rates.to(keys.device))
 
+    @uncompiled_itself
     def read(self, forward: Any, cache: NammCache, inputs: "Inputs", **options: Any) -> Any:
         """Run the decoder over the inputs, row by row in step with each row's own updates.
+
+        Of all this `torch.compile` gets the decoder's own code alone: what memories do changes shape at every turn.
 
         Every forward takes at most `chunk` tokens of a row and ends where the row's interval ends, so that a row fares
         the same in any batch, under any padding and however its tokens are spread over calls.
         """
-        self.schedule.check(cache.batch or inputs.real.shape[0])
-        cache.start_rows(inputs.real.shape[0])
-        if inputs.real.shape[1] == 0:
-            raise ValueError("the inputs have no token; give the model at least one")
+        self._begin(cache, inputs)
         left = inputs.real.sum(1).tolist()
         order = torch.argsort((~inputs.real).to(torch.int8), dim=1, stable=True)  # a row's tokens first
         done, out, hidden = [0] * len(left), None, None
@@ -107,16 +108,34 @@ class Session:
             left = [n - count for n, count in zip(left, counts, strict=True)]
             done = [n + count for n, count in zip(done, counts, strict=True)]
         if not bool(inputs.real.all()):
-            for layer in cache.memory_layers:
-                layer.squeeze()
+            cache.squeeze()
         cache.columns += inputs.real.shape[1]
         out.last_hidden_state, out.past_key_values = hidden, cache
         return out
 
+    @uncompiled
+    def _begin(self, cache: NammCache, inputs: "Inputs") -> None:
+        """Counters for the rows of a call; ValueError for a batch or a length that cannot be."""
+        self.schedule.check(cache.batch or inputs.real.shape[0])
+        cache.start_rows(inputs.real.shape[0])
+        if inputs.real.shape[1] == 0:
+            raise ValueError("the inputs have no token; give the model at least one")
+
+    @uncompiled_itself
     def _chunk(
         self, forward: Any, cache: NammCache, inputs: "Inputs", at: Tensor, counts: list[int], options: dict[str, Any]
     ) -> Any:
         """One forward of the decoder, the signals it gives and the updates that fall due at its end."""
+        arguments, step = self._announce(cache, inputs, at, counts)
+        out = forward(**arguments, attention_mask=None, past_key_values=cache, use_cache=True, **options)
+        self._conclude(cache, step, out.last_hidden_state)
+        return out
+
+    @uncompiled
+    def _announce(
+        self, cache: NammCache, inputs: "Inputs", at: Tensor, counts: list[int]
+    ) -> tuple[dict[str, Any], "Step"]:
+        """The decoder's arguments for the columns `at`, of which its layers are told, and what to do behind it."""
         length = at.shape[1]
         real = torch.arange(length) < torch.tensor(counts)[:, None]
         positions = torch.tensor(cache.position)[:, None] + torch.arange(length)
@@ -127,28 +146,29 @@ class Session:
         room = self.schedule.interval - min(cache.window)
         for layer in cache.memory_layers:
             layer.expect(positions, real, all(count == length for count in counts), room)
-        windows = [window + count for window, count in zip(cache.window, counts, strict=True)]
         seen = [n + count for n, count in zip(cache.seen, counts, strict=True)]
-        due = [window >= self.schedule.interval for window in windows]
+        due = [window + count >= self.schedule.interval for window, count in zip(cache.window, counts, strict=True)]
         evict = self._eviction(cache, due, seen)
         at_once = None if self.signals else evict  # signals come with the last layer's output
         chunk = Chunk(cache.memory_layers, positions, counts, list(cache.seen), at_once)
         tokens = inputs.take(at)
-        out = forward(
-            **tokens, attention_mask=None, position_ids=given, past_key_values=cache, use_cache=True,
-            namm_chunk=chunk, **options,
-        )
+        return {**tokens, "position_ids": given, "namm_chunk": chunk}, Step(tokens, real, counts, due, evict)
+
+    @uncompiled
+    def _conclude(self, cache: NammCache, step: "Step", hidden: Tensor) -> None:
+        """Signals, updates that wait for them, and the counters."""
         cache.measure()
         with torch.no_grad():
             if self.signals:
-                self._annotate(cache, tokens, out.last_hidden_state, real, counts)
-                if evict is not None:
+                self._annotate(cache, step.tokens, hidden, step.real, step.counts)
+                if step.evict is not None:
                     for layer in cache.memory_layers:
-                        evict(layer)
-        cache.seen, cache.window = seen, windows
-        cache.position = [n + count for n, count in zip(cache.position, counts, strict=True)]
-        self._restart(cache, due)
-        return out
+                        step.evict(layer)
+        cache.seen, cache.window, cache.position = (
+            [n + count for n, count in zip(counters, step.counts, strict=True)]
+            for counters in (cache.seen, cache.window, cache.position)
+        )
+        self._restart(cache, step.due)
 
     def settle(self, cache: NammCache) -> None:
         """An update now, in every row that read a token since its last one."""
@@ -220,6 +240,17 @@ class Session:
             for name, ids in chosen.items():
                 out[name].append(-log.gather(1, ids[row].to(log.device)[:, None])[:, 0])
         return {name: torch.stack(rows) for name, rows in out.items()}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward's tokens, by the decoder's argument names, which are real, how many of each row, and its updates."""
+
+    tokens: dict[str, Tensor]
+    real: Bool[Tensor, "batch query"]
+    counts: list[int]
+    due: list[bool]
+    evict: Callable[[NammLayer], None] | None
 
 
 @dataclass(frozen=True)
