@@ -158,7 +158,7 @@ def draw_stream(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         resident.plot(tokens, [line["resident_bytes"] / 2**20 for line in lines], label=memory)
     perplexity.set_yscale("log")
     perplexity.set_ylabel("perplexity of 1,000 tokens")
-    resident.set_ylim(bottom=0)
+    resident.set_ylim(0, 1.2 * max(line["resident_bytes"] for line in rows) / 2**20)
     resident.set_ylabel("resident memory (MiB)")
     resident.set_xlabel("tokens read")
     for axis in (perplexity, resident):
