@@ -43,7 +43,12 @@ def check_settings(
         if found := [one for one in results if (folder / one).exists()]:
             raise ValueError(f"folder: {folder} has {found[0]} but no {name}: it is another run's; choose another")
         return
-    before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
+    check_same(json.loads(path.read_text()), settings, path)
+
+
+def check_same(before: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
+    """ValueError, naming the field, where `before`, which a file holds, and settings differ."""
+    now = json.loads(json.dumps(settings))
     for field in (*now, *before):
         if before.get(field) != now.get(field):
             raise ValueError(

@@ -16,7 +16,7 @@ from rich.table import Table
 from experiments.figures import draw_searches
 from experiments.recipes import RECIPES
 from experiments.recipes.variants import VARIANTS
-from experiments.records import write_whole
+from experiments.records import check_same, write_whole
 from experiments.run_config import RunConfig
 from experiments.training import evolve_memory
 from hosts.weights import Host, load_host
@@ -103,11 +103,10 @@ def searches(config: SearchesConfig, console: Console) -> list[SearchRow]:
 
 def one_search(config: RunConfig, host: Host, folder: Path) -> SearchRow | None:
     """The search in its folder, or what it found if it is done; None where it was interrupted."""
-    done, settings = folder / "row.json", json.loads(json.dumps(config.to_json()))
+    done, settings = folder / "row.json", config.to_json()
     if done.is_file():
         kept = json.loads(done.read_text())
-        if kept["settings"] != settings:
-            raise ValueError(f"{folder} holds a search with other settings; choose another --folder")
+        check_same(kept["settings"], settings, done)
         return SearchRow(**{**kept["row"], "curve": tuple(map(tuple, kept["row"]["curve"]))})
     begin = time.monotonic()
     found = evolve_memory(config, host, folder, Console(quiet=True))

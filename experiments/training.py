@@ -231,12 +231,12 @@ def train(config: RunConfig, folder: Path, console: Console, in_pieces: bool = F
     in_pieces: a search that its time limit ended is not compared yet; the next call goes on with it.
     """
     begin = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
     _check_goes_on(config, folder / "run.json")
-    if writes():
-        (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
     console.print(f"Host {config.host}: loading")
     host = load_host(config.host, dtype=jnp.dtype(config.dtype), rope=config.rope)
+    folder.mkdir(parents=True, exist_ok=True)
+    if writes():
+        (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
     found = evolve_memory(config, host, folder, console)
     if not writes():
         return found.memory
