@@ -29,7 +29,7 @@ from namm.policies import POLICIES
 
 SETTINGS, RECORDS, ROWS = "settings.json", "episodes.jsonl", "transfer.json"
 KEEP_ALL = "keep-all"
-FAMILIES = {"tmaze": "control", "hopper": "control", "vqa": "vision"}
+FAMILIES = {"tmaze": "control", "hopper": "control", "d4rl": "control", "vqa": "vision"}
 
 
 @dataclass(frozen=True)

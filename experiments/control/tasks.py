@@ -16,9 +16,10 @@ from experiments.control.tmaze import limit
 class ControlTask:
     """What is played, by which Decision Transformer, and for what return.
 
-    host: a folder of hosts/pretrained. target: the return that the model is asked for. context: steps of the longest
-    context that the model learned. visible: leading parts of the observation that are shown, None for all. reference:
-    D4RL's mean returns of random and of expert play, where it has the task. data: the Minari dataset of its play.
+    host: a folder of hosts/pretrained, or a hub id. target: the return that the model is asked for. context: steps of
+    the longest context. visible: leading parts of the observation that are shown, None for all. reference: D4RL's mean
+    returns of random and of expert play, where it has the task. data: the Minari dataset of its play, or D4RL's name
+    of what the model of a hub id was trained on.
     """
 
     name: str
@@ -62,13 +63,32 @@ def _hopper(name: str, visible: int | None) -> ControlTask:
     return ControlTask(name, f"dt-{name}", spec, 900.0, 300, "namm/hopper/medium-v0", visible, (-20.272305, 3234.3))
 
 
+def _d4rl(environment: str, entry: str, play: str, target: float, reference: tuple[float, float]) -> ControlTask:
+    """A whole episode of 1,000 steps in the MuJoCo environment that is as in D4RL's v2; targets of arXiv 2106.01345."""
+    name = f"{environment.lower()}-{play}"
+    spec = EnvSpec(f"{environment}-v4", f"gymnasium.envs.mujoco.{entry}", max_episode_steps=1000)
+    host = f"edbeeching/decision-transformer-gym-{name}"
+    return ControlTask(f"d4rl-{name}", host, spec, target, 1000, f"{name}-v2", None, reference)
+
+
 CORRIDORS = (20, 40, 80, 160, 300)
 _ALL = (*map(_tmaze, CORRIDORS), _hopper("hopper", None), _hopper("hopper-hidden", 5))
-TASKS = {task.name: task for task in _ALL}
+TASKS = {task.name: task for task in _ALL}  # whose hosts this project trains
+_GYM = (
+    ("HalfCheetah", "half_cheetah_v4:HalfCheetahEnv", 6000.0, (-280.178953, 12135.0)),
+    ("Hopper", "hopper_v4:HopperEnv", 3600.0, (-20.272305, 3234.3)),
+    ("Walker2d", "walker2d_v4:Walker2dEnv", 5000.0, (1.629008, 4592.3)),
+)
+D4RL = {
+    task.name: task
+    for environment, entry, target, reference in _GYM
+    for task in (_d4rl(environment, entry, play, target, reference) for play in ("medium", "medium-replay", "expert"))
+}
 
 
 def find_task(name: str) -> ControlTask:
     """A task by name; ValueError for an unknown one."""
-    if name not in TASKS:
-        raise ValueError(f"unknown control task {name!r}; expected one of {', '.join(TASKS)}")
-    return TASKS[name]
+    known = TASKS | D4RL
+    if name not in known:
+        raise ValueError(f"unknown control task {name!r}; expected one of {', '.join(known)}")
+    return known[name]

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from experiments.control.d4rl import load_published
 from experiments.control.players import ContextOne, play
-from experiments.control.tasks import find_task
+from experiments.control.tasks import D4RL, find_task
 from experiments.played import Played
 from hosts.pytorch.decision_transformer import Episodes, load_player
 
@@ -22,6 +23,8 @@ class ControlTransfer:
         self.name, self.host, self.tokens = name, self.task.host, 3 * self.task.context
 
     def load(self) -> Any:
+        if self.name in D4RL:
+            return load_published(self.host, self.task.data)
         return load_player(self.host)
 
     def model(self, host: Any) -> Any:
