@@ -5,13 +5,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.answers import Equal, OtherEngine
+from experiments.answers import Equal
 from experiments.evaluate import Evaluator
 from experiments.memories import named_memories
 from experiments.objective import FULL, UseConfig
@@ -25,8 +25,11 @@ from experiments.tasks import Split
 from experiments.tasks.corpora import data_folder, use_data_folder
 from hosts.endless import check_fit
 from hosts.spec import HostSpec
-from hosts.weights import Host, load_host
+from hosts.weights import load_host
 from namm.artefact import Memory
+
+if TYPE_CHECKING:
+    from experiments.torch_engine import TorchEngine
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class EvaluateConfig:
     more of tokens (an integer), share of the context (a fraction such as 0.125), or None for a memory's own threshold.
     equal: "bytes" lets a memory that carries state for every token keep fewer of them, "tokens" does not. interval,
     recent, sinks: update interval and protected tokens of training-free policies; a trained memory brings its own.
-    engine: "torch" answers through transformers, streaming, with the same scores and without traces. trace: prompts of
+    engine: "torch" answers through transformers, streaming, with the same scores and without traces, for any decoder
+    that `attach` takes, on the accelerators that there are. trace: prompts of
     each length (up to 32,768) whose kept tokens are recorded one by one, for `namm report`. folder:
     where the records are kept and found again; default a folder of its own in runs for every choice of settings.
     data_dir: folder with benchmark files; default the one that NAMM_DATA names, else the hub.
@@ -93,12 +97,12 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         print_references(console, folder)
         return table
     use = UseConfig(config.mode, config.budget[0], config.capacity, config.chunk)
-    host = load_host(config.host, dtype=jnp.dtype(config.dtype))
+    other = _torch_engine(config) if config.engine == "torch" else None
+    host = load_host(config.host, dtype=jnp.dtype(config.dtype)) if other is None else other.host
     if endless := max(config.length) > host.spec.max_positions:
         memories = _without_end(config, memories, host.spec)
         console.print(f"{FULL} is left out: {host.spec.name} has {host.spec.max_positions} positions")
     sources = [PromptSource(host, TaskMix(config.task, length), endless) for length in config.length]
-    other = _torch_engine(config, host) if config.engine == "torch" else None
     options = (memories, use, config.batch, config.budget, config.equal, other)
     evaluators = [Evaluator(source, *options) for source in sources]
     records, entries = Records(folder, settings), len(evaluators[0].entries)
@@ -120,10 +124,10 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     return table
 
 
-def _torch_engine(config: EvaluateConfig, host: Host) -> OtherEngine:
+def _torch_engine(config: EvaluateConfig) -> "TorchEngine":
     from experiments.torch_engine import TorchEngine  # torch is not needed otherwise
 
-    return TorchEngine(config.host, config.dtype, host.spec.eos_ids)
+    return TorchEngine(config.host, config.dtype)
 
 
 def _without_end(config: EvaluateConfig, memories: Sequence[Memory], spec: HostSpec) -> list[Memory]:

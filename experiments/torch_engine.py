@@ -8,22 +8,27 @@ from jaxtyping import Array, Int
 
 from experiments.tasks.encoding import Batch
 from hosts.pytorch.answer import Rows, answer
-from hosts.pytorch.pretrained import load_model
+from hosts.pytorch.pretrained import load_model, outline
 from namm.artefact import Memory
 
 
 class TorchEngine:
-    """Answers of a named host's `transformers` model (an `OtherEngine` of `experiments.answers`)."""
+    """Answers of a named host's `transformers` model (an `OtherEngine` of `experiments.answers`).
 
-    def __init__(self, host: str | Path, dtype: str, eos: tuple[int, ...]):
-        self.model, self.eos = load_model(host, getattr(torch, dtype)), eos
+    Any decoder that `attach` takes, on the accelerators that there are. host: what prompts and tables need to know.
+    """
+
+    def __init__(self, source: str | Path, dtype: str):
+        spread = "auto" if torch.accelerator.is_available() else None
+        self.model = load_model(source, getattr(torch, dtype), spread)
+        self.host = outline(source, self.model)
 
     def __call__(
         self, memory: Memory, budget: tuple[int, ...] | None, prompt: Batch, limits: Array
     ) -> tuple[Int[np.ndarray, "prompt step"], Int[np.ndarray, "layer prompt head"]]:
         """Generated ids and kept tokens."""
         context, question = (Rows(_tensor(ids), _tensor(lengths)) for ids, lengths in (prompt[:2], prompt[2:4]))
-        found = answer(self.model, memory, budget, context, question, _tensor(limits), self.eos)
+        found = answer(self.model, memory, budget, context, question, _tensor(limits), self.host.spec.eos_ids)
         return found.tokens.numpy(), found.held.numpy()
 
 

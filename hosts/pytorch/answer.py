@@ -45,8 +45,8 @@ def answer(
     with attach(model, memory, budget, memory.interval if budget is not None else _NEVER):
         cache = _read(model, context, None).past_key_values
         settle(model)
-        held = torch.stack([layer.valid.sum(-1) for layer in cache.memory_layers])
-        logits = _read(model, question, cache).logits[:, -1]
+        held = torch.stack([layer.valid.sum(-1).cpu() for layer in cache.memory_layers])
+        logits = _read(model, question, cache).logits[:, -1].cpu()
         ends = torch.tensor(eos, dtype=torch.long)
         tokens = torch.full((len(limits), int(limits.max())), -1)
         left = torch.arange(len(limits))  # rows that are decoded
@@ -61,7 +61,7 @@ def answer(
                 stay = (~done).nonzero()[:, 0]
                 cache.batch_select_indices(stay)
                 chosen, left, done = chosen[stay], left[stay], done[stay]
-            logits = model(chosen[:, None], past_key_values=cache, use_cache=True).logits[:, -1]
+            logits = model(chosen[:, None].to(model.device), past_key_values=cache, use_cache=True).logits[:, -1].cpu()
     return Answers(tokens, held)
 
 
@@ -69,6 +69,6 @@ def _read(model: Any, rows: Rows, cache: Any) -> Any:
     """One call, its padding moved to the left: the last column is then every row's last token."""
     width = rows.tokens.shape[1]
     column = torch.arange(width) - (width - rows.lengths[:, None])
-    ids = rows.tokens.gather(1, column.clamp(min=0))
-    mask = (column >= 0).long()
+    ids, mask = rows.tokens.gather(1, column.clamp(min=0)), (column >= 0).long()
+    ids, mask = ids.to(model.device), mask.to(model.device)
     return model(ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -2,17 +2,24 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 from experiments.answers import token_bytes
+from experiments.comparison import EvaluateConfig, evaluate
 from experiments.evaluate import Evaluator
 from experiments.objective import UseConfig
 from experiments.prompts import PromptSource, TaskMix
+from experiments.records import read_verdicts
 from experiments.summary import Verdict
 from experiments.torch_engine import TorchEngine
 from hosts.weights import load_host
 from namm.artefact import Memory, training_free
+from tests.hosts.pytorch.models import tiny_model
 from tests.random_host import all_memories
 from tests.tiny import save_host, tiny_llama
 
@@ -67,11 +74,34 @@ def test_a_row_ends_at_its_own_limit(source: PromptSource, monkeypatch: pytest.M
 def test_torch_gives_the_same_scores(source: PromptSource) -> None:
     use = UseConfig("streaming", 12, chunk=16)
     memories = [*policies("h2o", "streaming-llm", "keep-all"), all_memories()["namm-strict"]]
-    engines = (None, TorchEngine(source.host.spec.name, "float32", source.host.spec.eos_ids))
-    jax, torch = (predictions(Evaluator(source, memories, use, 4, equal="bytes", other=other)) for other in engines)
-    assert len(jax) == 16 and jax == torch
+    engines = (None, TorchEngine(source.host.spec.name, "float32"))
+    assert engines[1] and engines[1].host.spec == source.host.spec
+    jax, other = (predictions(Evaluator(source, memories, use, 4, equal="bytes", other=other)) for other in engines)
+    assert len(jax) == 16 and jax == other
     with pytest.raises(ValueError, match="choose 'streaming'"):
         Evaluator(source, memories, replace(use, mode="recorded"), other=engines[1])
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Gemma"])
+def test_torch_serves_other_decoders(family: str, source: PromptSource, tmp_path: Path) -> None:
+    """What JAX refuses; the full cache's answers are the stock model's."""
+    model = tiny_model(family, seed=3, eos_token_id=1)
+    host, mix = str(save_host(tmp_path / "host", model)), source.mix
+    with pytest.raises(ValueError, match="LlamaForCausalLM"):
+        load_host(host)
+    config = EvaluateConfig(
+        host, ("h2o",), mix.tasks, (mix.length,), (12,), engine="torch", prompts=3, batch=2, folder=tmp_path / "out"
+    )
+    rows = evaluate(config, Console(quiet=True))
+    assert [(row.memory, row.prompts) for row in rows] == [("h2o", 3), ("keep-all", 3)]
+    answers = [v for v in read_verdicts(tmp_path / "out") if v.memory == "keep-all"]
+    assert len({v.prediction for v in answers}) > 1
+    for v in answers:
+        prompt = source.prompt("test", v.index)
+        ids = torch.from_numpy(np.concatenate([prompt.context, prompt.question])[None].astype(np.int64))
+        options = {"do_sample": False, "max_new_tokens": prompt.sample.max_new_tokens, "pad_token_id": 2}
+        stock = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, ids.shape[1] :]
+        assert source.host.tokenizer.decode(stock[stock != 1].tolist(), skip_special_tokens=True) == v.prediction
 
 
 def test_equal_bytes_charge_for_what_a_memory_carries(source: PromptSource) -> None:
