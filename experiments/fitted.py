@@ -2,10 +2,11 @@
 
 What the tokens to come will look at is known after the fact, from the full cache's own pass over question and answer:
 a least-squares fit of its logarithm, one for every set of parameters of the memory, with more weight on the tokens that
-are looked at most, since they alone decide what a small cache answers.
+are looked at most, since they alone decide what a small cache answers. The biases of a memory with a threshold let a share
+of the tokens score above it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -76,16 +77,41 @@ def _moments(
     return jnp.einsum("lbhsi,lbhsj->lhij", weighted, known), jnp.einsum("lbhsi,lbhs->lhi", weighted, wanted)
 
 
-def fitted(memory: Memory, engine: Engine, params: Params, batches: Iterable[list[Record]]) -> Memory:
-    """The memory with its linear score fitted on these prompts, as the full cache read and answered them."""
+@partial(jax.jit, static_argnums=0)
+def _scores(
+    engine: Engine, frozen: Any, kernel: Float[Array, "layer head width"], stream: Stream
+) -> Float[Array, "layer head batch slot"]:
+    """Scores without a bias; NaN in empty slots."""
+    over = lambda function: jax.vmap(jax.vmap(function))  # noqa: E731 (layer, batch)
+    known, _ = over(partial(engine.policy.features, frozen))(stream.state, stream.cache)  # type: ignore[attr-defined]
+    scores = jnp.einsum("lbhsi,lhi->lhbs", known, kernel)
+    return jnp.where(jnp.moveaxis(stream.cache.valid, 1, 2), scores, jnp.nan)
+
+
+def fitted(
+    memory: Memory, engine: Engine, params: Params, batches: Sequence[list[Record]], share: float
+) -> Memory:
+    """The memory with its linear score fitted on these prompts, as the full cache read and answered them.
+
+    share: of the prompts' tokens that score at or above the memory's threshold, in every head (in all heads that share
+    a set of parameters); unused where it has none.
+    """
     products, sums = 0.0, 0.0
     for records in batches:
         found = _moments(engine, params, memory.params.frozen, *stack(records))
         products, sums = (old + np.asarray(new, np.float64) for old, new in zip((products, sums), found, strict=True))
     sets = memory.policy.config.scorer.sets  # type: ignore[attr-defined]
     together = tuple(range(len(sets), 2))  # layers, heads that share a set
+    spec = engine.spec
     products, sums = (np.sum(x, axis=together) for x in (products, sums))
-    weights = np.linalg.solve(products + RIDGE * np.eye(products.shape[-1]), sums[..., None])
-    parts = {"kernel": weights[..., :-1, :], "bias": weights[..., -1, :]}
+    weights = np.linalg.solve(products + RIDGE * np.eye(products.shape[-1]), sums[..., None])[..., 0]
+    kernel, bias = weights[..., :-1], weights[..., -1:]
+    if (threshold := memory.selection.threshold) is not None:
+        each = np.broadcast_to(np.expand_dims(kernel, together), (spec.layers, spec.kv_heads, kernel.shape[-1]))
+        each = jnp.asarray(each, jnp.float32)
+        scores = [_scores(engine, memory.params.frozen, each, stack(records)[0]) for records in batches]
+        scores = np.concatenate([np.asarray(x).reshape(*x.shape[:2], -1) for x in scores], axis=2)
+        bias = threshold - np.nanquantile(scores, 1.0 - share, axis=(*together, 2))[..., None]
+    parts = {"kernel": kernel[..., None], "bias": bias}
     score = {name: jnp.asarray(part, jnp.float32) for name, part in parts.items()}
     return replace(memory, params=Parameters({"params": {"score": score}}, memory.params.frozen))

@@ -61,13 +61,14 @@ class PromptConfig:
 class RunConfig:
     """Everything `namm evolve` needs.
 
-    name: of the run and of the memory it makes. host: see `namm hosts`. warm_start: weight of a feature block in the
-    first score (zero weights otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose score is
-    the first one instead; blocks that it lacks weigh nothing. fit: training prompts that the first score is fitted to
-    instead, by what their questions and answers look at (see `experiments.fitted`). candidates: scored at once (memory
-    bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache read
-    them, that are kept in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory carries); 0 for
-    none. time_limit: seconds of search, after which it ends as if complete.
+    name: of the run and of the memory it makes. host: see `namm hosts`. warm_start: weight of a feature block in
+    the first score (zero weights otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose
+    score is the first one instead; blocks that it lacks weigh nothing. fit: training prompts that the first score
+    is fitted to instead, by what their questions and answers look at (see `experiments.fitted`). fit_share: of
+    their tokens that then score above the threshold of a memory that has one. candidates: scored at once (memory
+    bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache
+    read them, that are kept in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory
+    carries); 0 for none. time_limit: seconds of search, after which it ends as if complete.
     """
 
     name: str
@@ -77,6 +78,7 @@ class RunConfig:
     warm_start: dict[str, float] = field(default_factory=dict)
     start: str | None = None
     fit: int = 0
+    fit_share: float = 0.25
     use: UseConfig = field(default_factory=UseConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     fitness: FitnessConfig = field(default_factory=FitnessConfig)
@@ -122,6 +124,8 @@ class RunConfig:
             )
         if self.fit < 0 or self.fit % self.prompts.batch:
             raise ValueError(f"fit is {self.fit}; expected 0 or a multiple of prompts.batch {self.prompts.batch}")
+        if not 0.0 < self.fit_share < 1.0:
+            raise ValueError(f"fit_share is {self.fit_share}; expected a share of the tokens, between 0 and 1")
         if self.candidates and self.search.population % self.candidates:
             raise ValueError(
                 f"candidates is {self.candidates}; expected a divisor of search.population {self.search.population}"

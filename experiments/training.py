@@ -213,8 +213,8 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
     if config.fit:
         size = config.prompts.batch
-        batches = (runner.pool.get("train", list(range(i, i + size))) for i in range(0, config.fit, size))
-        runner.memory = fitted(runner.memory, runner.engine, runner.params, batches)
+        batches = [runner.pool.get("train", list(range(i, i + size))) for i in range(0, config.fit, size)]
+        runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, config.fit_share)
     if writes():
         runner.memory.save_pretrained(folder / START)
     return runner

@@ -5,11 +5,19 @@ from experiments.run_config import RunConfig
 
 RECIPES: dict[str, RunConfig] = {
     config.name: config
-    for config in (smollm2.CONFIG, smollm2_heads.CONFIG, smollm2_ruler.CONFIG, pocket.CONFIG, *llama3_8b.CONFIGS)
+    for config in (
+        smollm2.CONFIG,
+        smollm2_heads.CONFIG,
+        smollm2_heads.THRESHOLD,
+        smollm2_ruler.CONFIG,
+        pocket.CONFIG,
+        *llama3_8b.CONFIGS,
+    )
 }
 DESCRIPTIONS: dict[str, str] = {
     smollm2.CONFIG.name: "SmolLM2-135M, recorded scoring, minutes on two cores (the default)",
     smollm2_heads.CONFIG.name: "SmolLM2-135M with parameters for every head, recorded scoring of RULER",
+    smollm2_heads.THRESHOLD.name: "the same with a threshold in place of a budget",
     smollm2_ruler.CONFIG.name: "SmolLM2-135M, evicting while it reads RULER, for an accelerator",
     pocket.CONFIG.name: "the pocket host, evicting while it reads, seconds on two cores",
     **{config.name: f"the paper's curriculum up to stage {i}" for i, config in enumerate(llama3_8b.CONFIGS, 1)},

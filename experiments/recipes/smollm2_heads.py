@@ -6,7 +6,12 @@ every hand-written policy. Command: `namm evolve smollm2-heads`. Hardware: two C
 The fit to what answers attend to does most of it (see docs/findings.md); the steps of the search are small, since it
 changes 810 numbers by the scores of 16 candidates. Prompts are read once and stay: reading new ones would take longer
 than to score a generation.
+
+`smollm2-heads-threshold` is the same for use without a budget: what scores above zero stays (the original's rule: heads
+of a layer keep equally many), and the fit's biases let a quarter of the training prompts' tokens do so.
 """
+
+from dataclasses import replace
 
 from evolve.fitness import FitnessConfig
 from evolve.strategy import SearchConfig
@@ -33,4 +38,10 @@ CONFIG = RunConfig(
     fitness=FitnessConfig(grade_weight=1.0),
     prompts=PromptConfig(draw=16, pool=64, fresh=0, validation=32, held_out=24, streaming=0, batch=8),
     validate_every=5,
+)
+THRESHOLD = replace(
+    CONFIG,
+    name="smollm2-heads-threshold",
+    memory=replace(CONFIG.memory, selection=SelectionConfig()),
+    use=replace(CONFIG.use, budget=None),
 )

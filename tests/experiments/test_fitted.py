@@ -1,5 +1,6 @@
 """A fitted start: what answers attend to, and the least-squares fit to it, against float64."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -58,7 +59,9 @@ def test_the_fit_is_the_weighted_least_squares_one(sets: tuple[int, ...], tmp_pa
     engine = make_engine(host.spec, memory.policy, memory.selection)
     pool = RecordPool(engine, host.params, source, 64, 4, 2)
     batches = [pool.get("train", [0, 1]), pool.get("train", [2, 3])]
-    found = fitted(memory, engine, host.params, batches).params.evolved["params"]["score"]
+    found = fitted(memory, engine, host.params, batches, 0.3).params.evolved["params"]["score"]
+    whole = replace(memory, selection=SelectionConfig(threshold=0.7))
+    above = fitted(whole, engine, host.params, batches, 0.3).params.evolved["params"]["score"]
     rows: dict[tuple[int, ...], list[np.ndarray]] = {}
     for records in batches:
         stream, prompt = jax.tree.map(jnp.asarray, stack(records))
@@ -78,3 +81,6 @@ def test_the_fit_is_the_weighted_least_squares_one(sets: tuple[int, ...], tmp_pa
         expected = np.linalg.solve(x.T @ (weight * x) + RIDGE * np.eye(x.shape[1]), x.T @ (weight[:, 0] * y))
         np.testing.assert_allclose(found["kernel"][index][:, 0], expected[:-1], atol=2e-3)
         np.testing.assert_allclose(found["bias"][index][0], expected[-1], atol=2e-3)
+        np.testing.assert_array_equal(above["kernel"][index], found["kernel"][index])
+        scores = x[:, :-1] @ np.asarray(above["kernel"][index][:, 0], np.float64) + float(above["bias"][index][0])
+        assert abs((scores >= 0.7).mean() - 0.3) < 2 / len(scores)

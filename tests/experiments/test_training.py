@@ -173,6 +173,7 @@ def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) ->
         ({"fit": 12}, "neither start nor warm_start"),
         ({"fit": 12, "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"fit": 5, "warm_start": {}}, "multiple of prompts.batch"),
+        ({"fit_share": 1.0}, "between 0 and 1"),
         ({"start": "smollm2", "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"stages": (StageConfig(("passkey", "niah-single"), 300, 1),), "prompts": PromptConfig(3, 3, 3)}, "draw"),
     ],
