@@ -2,8 +2,8 @@
 
 What the tokens to come will look at is known after the fact, from the full cache's own pass over question and answer:
 a least-squares fit of its logarithm, one for every set of parameters of the memory, with more weight on the tokens that
-are looked at most, since they alone decide what a small cache answers. Where the memory has a threshold, a share of the tokens
-scores above it.
+are looked at most, since they alone decide what a small cache answers. Where the memory has a
+threshold, a share of the tokens scores above it.
 """
 
 from collections.abc import Sequence
