@@ -37,16 +37,16 @@ class EvaluateConfig:
     """Memories and policies on held-out prompts of tasks, at equal budgets. The same command again resumes.
 
     memory: folders of trained memories, names of shipped ones, or policies (see `namm policies`); "keep-all" is always
-    added, and the first one is the reference of the leads. length: one or more prompt lengths in tokens;
-    several make a sweep with RULER's effective length and weighted averages. prompts: at each length. budget: one or
-    more of tokens (an integer), share of the context (a fraction such as 0.125), or None for a memory's own threshold.
-    equal: "bytes" lets a memory that carries state for every token keep fewer of them, "tokens" does not. interval,
-    recent, sinks: update interval and protected tokens of training-free policies; a trained memory brings its own.
-    engine: "torch" answers through transformers, streaming, with the same scores and without traces, for any decoder
-    that `attach` takes, on the accelerators that there are. trace: prompts of
-    each length (up to 32,768) whose kept tokens are recorded one by one, for `namm report`. folder:
-    where the records are kept and found again; default a folder of its own in runs for every choice of settings.
-    data_dir: folder with benchmark files; default the one that NAMM_DATA names, else the hub.
+    added, and the first one is the reference of the leads. length: one or more prompt lengths in tokens; several make a
+    sweep with RULER's effective length and weighted averages. prompts: at each length. budget: one or more of tokens
+    (an integer), share of the context (a fraction such as 0.125), or None for a memory's own threshold. equal: "bytes"
+    lets a memory that carries state for every token keep fewer of them, "tokens" does not. interval, recent, sinks:
+    update interval and protected tokens of training-free policies; a trained memory brings its own. engine: "torch"
+    answers through transformers, streaming, with the same scores and without traces, for any decoder that `attach`
+    takes, on the accelerators that there are. trace: prompts of each length (up to 32,768) whose kept tokens are
+    recorded one by one, for `namm report`. folder: where the records are kept and found again; default a folder of its
+    own in runs for every choice of settings. data_dir: folder with benchmark files; default the one that NAMM_DATA
+    names, else the hub.
 
     Lengths beyond the host's positions take mode "streaming" and memories at slot positions ("streaming-llm",
     "sirllm"), whose cache does not grow; "keep-all" is not added then.

@@ -2,11 +2,11 @@
 
 What the tokens to come will look at is known after the fact, from the full cache's own pass over question and answer:
 a least-squares fit of its logarithm, one for every set of parameters of the memory, with more weight on the tokens that
-are looked at most, since they alone decide what a small cache answers. Where the memory has a
-threshold, a share of the tokens scores above it.
+are looked at most, since they alone decide what a small cache answers. Where the memory has a threshold, a share of the
+tokens scores above it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -62,16 +62,25 @@ def attended(engine: Engine, params: Params, stream: Stream, prompt: Batch) -> F
     return done.state.running[ATTENDED][..., : shape[3]]
 
 
+def _features(engine: Engine, frozen: Any, stream: Stream) -> Float[Array, "layer batch head slot width"]:
+    known, _ = _over(partial(engine.policy.features, frozen))(stream.state, stream.cache)  # type: ignore[attr-defined]
+    return known
+
+
+def _over(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of one layer and row, over all of them."""
+    return jax.vmap(jax.vmap(function))
+
+
 @partial(jax.jit, static_argnums=0)
 def _moments(
     engine: Engine, params: Params, frozen: Any, stream: Stream, prompt: Batch
 ) -> tuple[Float[Array, "layer head width width"], Float[Array, "layer head width"]]:
     """Weighted sums of products of the features (a 1 behind them) with themselves and with the log attention."""
     wanted = jnp.log(attended(engine, params, stream, prompt) + FLOOR)
-    over = lambda function: jax.vmap(jax.vmap(function))  # noqa: E731 (layer, batch)
-    known, _ = over(partial(engine.policy.features, frozen))(stream.state, stream.cache)  # type: ignore[attr-defined]
+    known = _features(engine, frozen, stream)
     known = jnp.concatenate([known, jnp.ones_like(known[..., :1])], axis=-1)
-    wanted = over(standardise)(wanted, stream.cache.valid)
+    wanted = _over(standardise)(wanted, stream.cache.valid)
     weight = jnp.exp(jnp.clip(wanted, LEAST, MOST)) * stream.cache.valid
     weighted = known * weight[..., None]
     return jnp.einsum("lbhsi,lbhsj->lhij", weighted, known), jnp.einsum("lbhsi,lbhs->lhi", weighted, wanted)
@@ -82,34 +91,32 @@ def _scores(
     engine: Engine, frozen: Any, kernel: Float[Array, "layer head width"], stream: Stream
 ) -> Float[Array, "layer head batch slot"]:
     """Scores without a bias; NaN in empty slots."""
-    over = lambda function: jax.vmap(jax.vmap(function))  # noqa: E731 (layer, batch)
-    known, _ = over(partial(engine.policy.features, frozen))(stream.state, stream.cache)  # type: ignore[attr-defined]
-    scores = jnp.einsum("lbhsi,lhi->lhbs", known, kernel)
+    scores = jnp.einsum("lbhsi,lhi->lhbs", _features(engine, frozen, stream), kernel)
     return jnp.where(jnp.moveaxis(stream.cache.valid, 1, 2), scores, jnp.nan)
 
 
 def fitted(
-    memory: Memory, engine: Engine, params: Params, batches: Sequence[list[Record]], share: float
+    memory: Memory, engine: Engine, params: Params, batches: Callable[[], Iterable[list[Record]]], share: float
 ) -> Memory:
     """The memory with its linear score fitted on these prompts, as the full cache read and answered them.
 
-    share: of the prompts' tokens that score at or above the memory's threshold, in every head (in all heads that share
-    a set of parameters); unused where it has none.
+    batches: gives the prompts, from the first on at every call, so that few of them need be held at once. share: of the
+    prompts' tokens that score at or above the memory's threshold, in every head (in all heads that share a set of
+    parameters); unused where it has none.
     """
     products, sums = 0.0, 0.0
-    for records in batches:
+    for records in batches():
         found = _moments(engine, params, memory.params.frozen, *stack(records))
         products, sums = (old + np.asarray(new, np.float64) for old, new in zip((products, sums), found, strict=True))
     sets = memory.policy.config.scorer.sets  # type: ignore[attr-defined]
     together = tuple(range(len(sets), 2))  # layers, heads that share a set
-    spec = engine.spec
     products, sums = (np.sum(x, axis=together) for x in (products, sums))
     weights = np.linalg.solve(products + RIDGE * np.eye(products.shape[-1]), sums[..., None])[..., 0]
     kernel, bias = weights[..., :-1], weights[..., -1:]
     if (threshold := memory.selection.threshold) is not None:
-        each = np.broadcast_to(np.expand_dims(kernel, together), (spec.layers, spec.kv_heads, kernel.shape[-1]))
-        each = jnp.asarray(each, jnp.float32)
-        scores = [_scores(engine, memory.params.frozen, each, stack(records)[0]) for records in batches]
+        shape = (engine.spec.layers, engine.spec.kv_heads, kernel.shape[-1])
+        each = jnp.asarray(np.broadcast_to(np.expand_dims(kernel, together), shape), jnp.float32)
+        scores = [_scores(engine, memory.params.frozen, each, stack(records)[0]) for records in batches()]
         scores = np.concatenate([np.asarray(x).reshape(*x.shape[:2], -1) for x in scores], axis=2)
         bias = threshold - np.nanquantile(scores, 1.0 - share, axis=(*together, 2))[..., None]
     parts = {"kernel": kernel[..., None], "bias": bias}

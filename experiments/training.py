@@ -4,7 +4,7 @@ import functools
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -213,7 +213,10 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
     if config.fit:
         size = config.prompts.batch
-        batches = [runner.pool.get("train", list(range(i, i + size))) for i in range(0, config.fit, size)]
+
+        def batches() -> Iterator[list[Record]]:
+            return (runner.pool.get("train", list(range(i, i + size))) for i in range(0, config.fit, size))
+
         runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, config.fit_share)
     if writes():
         runner.memory.save_pretrained(folder / START)

@@ -163,9 +163,14 @@ def _rope(config: Mapping[str, Any], positions: int, where: str) -> tuple[RopeSp
         original = original or positions
     numbers: dict[str, Any] = {key: value if isinstance(value, bool) else float(value) for key, value in values.items()}
     rope = RopeSpec(kind=kind, theta=theta, original_max_positions=int(original) if original else None, **numbers)
+    return rope, longest_context(kind, positions, original, rope.factor)
+
+
+def longest_context(kind: str, positions: int, original: int | float | None, factor: int | float) -> int:
+    """Positions that a RoPE rule is meant for; `positions` are stated, `original` before scaling if that is known."""
     # a linear model may state its length before or after scaling: the stated one is safe
-    stretched = round(original * rope.factor) if original and kind in ("dynamic", "yarn") else positions
-    return rope, max(positions, stretched)
+    stretched = round((original or positions) * factor) if kind in ("dynamic", "yarn") else positions
+    return max(positions, stretched)
 
 
 def _end_tokens(value: int | list[int] | None, directory: Path) -> tuple[int, ...]:

@@ -57,15 +57,24 @@ def _tmaze(corridor: int) -> ControlTask:
     return ControlTask(f"tmaze-{corridor}", "dt-tmaze", spec, 1.0, limit(corridor), f"namm/tmaze-{corridor}-v0")
 
 
+# Mean returns of random and of expert play (D4RL, v2), and what arXiv 2106.01345 asks for.
+_GYM = {
+    "HalfCheetah": ("half_cheetah_v4:HalfCheetahEnv", (-280.178953, 12135.0), 6000.0),
+    "Hopper": ("hopper_v4:HopperEnv", (-20.272305, 3234.3), 3600.0),
+    "Walker2d": ("walker2d_v4:Walker2dEnv", (1.629008, 4592.3), 5000.0),
+}
+
+
 def _hopper(name: str, visible: int | None) -> ControlTask:
     """Hopper-v5 cut at 300 steps, all of it or its five positions and angles alone; D4RL's reference returns (v2)."""
     spec = EnvSpec("Hopper-v5", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", max_episode_steps=300)
-    return ControlTask(name, f"dt-{name}", spec, 900.0, 300, "namm/hopper/medium-v0", visible, (-20.272305, 3234.3))
+    return ControlTask(name, f"dt-{name}", spec, 900.0, 300, "namm/hopper/medium-v0", visible, _GYM["Hopper"][1])
 
 
-def _d4rl(environment: str, entry: str, play: str, target: float, reference: tuple[float, float]) -> ControlTask:
-    """A whole episode of 1,000 steps in the MuJoCo environment that is as in D4RL's v2; targets of arXiv 2106.01345."""
+def _d4rl(environment: str, play: str) -> ControlTask:
+    """A whole episode of 1,000 steps in the MuJoCo environment that is as in D4RL's v2."""
     name = f"{environment.lower()}-{play}"
+    entry, reference, target = _GYM[environment]
     spec = EnvSpec(f"{environment}-v4", f"gymnasium.envs.mujoco.{entry}", max_episode_steps=1000)
     host = f"edbeeching/decision-transformer-gym-{name}"
     return ControlTask(f"d4rl-{name}", host, spec, target, 1000, f"{name}-v2", None, reference)
@@ -74,16 +83,8 @@ def _d4rl(environment: str, entry: str, play: str, target: float, reference: tup
 CORRIDORS = (20, 40, 80, 160, 300)
 _ALL = (*map(_tmaze, CORRIDORS), _hopper("hopper", None), _hopper("hopper-hidden", 5))
 TASKS = {task.name: task for task in _ALL}  # whose hosts this project trains
-_GYM = (
-    ("HalfCheetah", "half_cheetah_v4:HalfCheetahEnv", 6000.0, (-280.178953, 12135.0)),
-    ("Hopper", "hopper_v4:HopperEnv", 3600.0, (-20.272305, 3234.3)),
-    ("Walker2d", "walker2d_v4:Walker2dEnv", 5000.0, (1.629008, 4592.3)),
-)
-D4RL = {
-    task.name: task
-    for environment, entry, target, reference in _GYM
-    for task in (_d4rl(environment, entry, play, target, reference) for play in ("medium", "medium-replay", "expert"))
-}
+_PLAYED = [_d4rl(environment, play) for environment in _GYM for play in ("medium", "medium-replay", "expert")]
+D4RL = {task.name: task for task in _PLAYED}
 
 
 def find_task(name: str) -> ControlTask:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from hosts.directory import read_tokenizer
+from hosts.directory import longest_context, read_tokenizer
 from hosts.gguf_file import GGUFFile
 from hosts.spec import HostSpec, RopeSpec
 from hosts.weights import Host, locate
@@ -28,9 +28,10 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.float32, device_ma
 def outline(source: str | Path, model: Any) -> Host:
     """Sizes, end tokens and tokenizer of a model from `load_model`, for prompts and tables.
 
-    It has no weights: `params` is the shape and type of the embedding. Biases and the like are not told.
+    It has no weights: `params` is the shape and type of the embedding. Biases and the RoPE rule's kind are not told.
     """
     path, config = locate(source), model.config
+    positions = config.max_position_embeddings
     given = (config.eos_token_id, model.generation_config.eos_token_id)
     ends = {one for ids in given for one in (ids if isinstance(ids, list) else [ids])} - {None}
     rope = getattr(config, "rope_parameters", None) or {}
@@ -44,7 +45,12 @@ def outline(source: str | Path, model: Any) -> Host:
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
         vocabulary=config.vocab_size,
-        max_positions=config.max_position_embeddings,
+        max_positions=longest_context(
+            rope.get("rope_type", "default"),
+            positions,
+            rope.get("original_max_position_embeddings"),
+            rope.get("factor", 1.0),
+        ),
         rope=RopeSpec("default", rope.get("rope_theta", 10000.0)),
         norm_epsilon=getattr(config, "rms_norm_eps", 1e-6),
         tied_embeddings=config.tie_word_embeddings,

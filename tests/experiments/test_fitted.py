@@ -59,9 +59,9 @@ def test_the_fit_is_the_weighted_least_squares_one(sets: tuple[int, ...], tmp_pa
     engine = make_engine(host.spec, memory.policy, memory.selection)
     pool = RecordPool(engine, host.params, source, 64, 4, 2)
     batches = [pool.get("train", [0, 1]), pool.get("train", [2, 3])]
-    found = fitted(memory, engine, host.params, batches, 0.3).params.evolved["params"]["score"]
+    found = fitted(memory, engine, host.params, lambda: batches, 0.3).params.evolved["params"]["score"]
     whole = replace(memory, selection=SelectionConfig(threshold=0.7))
-    above = fitted(whole, engine, host.params, batches, 0.3).params.evolved["params"]["score"]
+    above = fitted(whole, engine, host.params, lambda: batches, 0.3).params.evolved["params"]["score"]
     rows: dict[tuple[int, ...], list[np.ndarray]] = {}
     for records in batches:
         stream, prompt = jax.tree.map(jnp.asarray, stack(records))

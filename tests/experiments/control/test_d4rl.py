@@ -34,8 +34,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_nine_tasks() -> None:
+def test_the_nine_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of the hub, returns of arXiv 2106.01345, D4RL's references, data of as many numbers as states have."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log where it runs
     assert len(D4RL) == 9
     for name, task in D4RL.items():
         assert find_task(name) is task and task.context == 1000
