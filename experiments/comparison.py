@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from experiments.evaluate import Evaluator
 from experiments.memories import named_memories
 from experiments.objective import FULL, UseConfig
 from experiments.prompts import Budget, PromptSource, TaskMix
-from experiments.records import TABLE, Records, check_settings, digest, memory_contents, read_table, read_verdicts
+from experiments.records import Records, digest, finished, memory_contents, read_table, read_verdicts
 from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
@@ -44,9 +45,9 @@ class EvaluateConfig:
     update interval and protected tokens of training-free policies; a trained memory brings its own. engine: "torch"
     answers through transformers, streaming, with the same scores and without traces, for any decoder that `attach`
     takes, on the accelerators that there are. trace: prompts of each length (up to 32,768) whose kept tokens are
-    recorded one by one, for `namm report`. folder: where the records are kept and found again; default a folder of its
-    own in runs for every choice of settings. data_dir: folder with benchmark files; default the one that NAMM_DATA
-    names, else the hub.
+    recorded one by one, for `namm report`. folder: where the records are kept and found again; one that is named may be
+    given more memories and prompts later, which alone are answered; default a folder of its own in runs for every
+    choice of settings. data_dir: folder with benchmark files; default the one that NAMM_DATA names, else the hub.
 
     Lengths beyond the host's positions take mode "streaming" and memories at slot positions ("streaming-llm",
     "sirllm"), whose cache does not grow; "keep-all" is not added then.
@@ -77,7 +78,7 @@ class EvaluateConfig:
 def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     """Answer what the folder's records do not hold yet, print the tables and write them; a finished one ends at once.
 
-    ValueError, naming the field, where the folder was begun with other settings.
+    ValueError, naming the field, where the folder was begun with other settings; more memories and more prompts go on.
     """
     if config.prompts < 1 or config.batch < 1 or config.trace < 0:
         got = f"prompts is {config.prompts}, batch {config.batch}, trace {config.trace}"
@@ -90,8 +91,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     memories = named_memories((*config.memory, FULL), config.interval, config.recent, config.sinks)
     settings = _settings(config, memories)
     folder = config.folder or Path("runs") / f"evaluate-{digest(json.dumps(settings).encode())}"
-    check_settings(folder, settings)
-    if (folder / TABLE).is_file():
+    if finished(folder, settings):
         console.print(f"{folder} holds this evaluation, finished")
         print_tables(console, table := read_table(folder), read_verdicts(folder))
         print_references(console, folder)
@@ -103,19 +103,25 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         memories = _without_end(config, memories, host.spec)
         console.print(f"{FULL} is left out: {host.spec.name} has {host.spec.max_positions} positions")
     sources = [PromptSource(host, TaskMix(config.task, length), endless) for length in config.length]
-    options = (memories, use, config.batch, config.budget, config.equal, other)
-    evaluators = [Evaluator(source, *options) for source in sources]
-    records, entries = Records(folder, settings), len(evaluators[0].entries)
-    order = sources[0].mix.order(config.prompts)
-    done = [records.done(length, entries, order, config.batch) for length in config.length]
-    records.rewrite()
+    options = (use, config.batch, config.budget, config.equal, other)
+    whole = Evaluator(sources[0], memories, *options)
+    records, order = Records(folder, settings), sources[0].mix.order(config.prompts)
+    entries = Counter(entry.memory.name for entry in whole.entries)
+    missing = [records.missing(length, entries, order) for length in config.length]
+    places = (config.length, list(entries), order)
+    records.rewrite(*places)
     with Progress(console=console) as bar:
-        task = bar.add_task("prompts", total=config.prompts * len(sources), completed=sum(done))
-        for evaluator, begin in zip(evaluators, done, strict=True):
-            for finished in evaluator.batches(config.split, order[begin:], config.trace):
-                records.append(*finished)
-                bar.advance(task, len(finished.verdicts) // entries)
-    table = evaluators[0].summary(records.verdicts, memories[0].name)
+        left = sum(len(names) * len(indices) for groups in missing for names, indices in groups.items())
+        total = len(entries) * len(order) * len(sources)
+        task = bar.add_task("answers", total=total, completed=total - left)
+        for source, groups in zip(sources, missing, strict=True):
+            for names, indices in groups.items():
+                evaluator = Evaluator(source, [memory for memory in memories if memory.name in names], *options)
+                for answered in evaluator.batches(config.split, indices, config.trace):
+                    records.append(*answered)
+                    bar.advance(task, len({(v.memory, v.index) for v in answered.verdicts}))
+    records.rewrite(*places)
+    table = whole.summary(records.verdicts, memories[0].name)
     write_references(folder, sources, config.split, config.prompts)
     print_tables(console, table, records.verdicts)
     print_references(console, folder)

@@ -32,18 +32,31 @@ def memory_contents(memories: Sequence[Memory]) -> dict[str, str]:
 
 
 def check_settings(
-    folder: Path, settings: Mapping[str, Any], name: str = SETTINGS, results: Sequence[str] = (VERDICTS, TABLE)
+    folder: Path,
+    settings: Mapping[str, Any],
+    name: str = SETTINGS,
+    results: Sequence[str] = (VERDICTS, TABLE),
+    more: Sequence[str] = (),
 ) -> None:
     """ValueError, naming the field, where the folder holds a run with other settings or something else.
 
-    name: the file of the settings, without which there must be none of the `results` either.
+    name: the file of the settings, without which there must be none of the `results` either. more: fields of which
+    there may now be more than before: lists that hold the old one's items, and larger numbers.
     """
     path = folder / name
     if not path.is_file():
         if found := [one for one in results if (folder / one).exists()]:
             raise ValueError(f"folder: {folder} has {found[0]} but no {name}: it is another run's; choose another")
         return
-    check_same(json.loads(path.read_text()), settings, path)
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
+    for field in more:
+        old, new = before.get(field), now[field]
+        if isinstance(new, list) and isinstance(old, list) and set(old) <= set(new):
+            contents = [f"contents of {item}" for item in set(new) - set(old)]
+            before |= {field: new} | {name: now[name] for name in contents if name in now}
+        elif isinstance(new, int) and isinstance(old, int) and old <= new:
+            before[field] = new
+    check_same(before, settings, path)
 
 
 def check_same(before: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
@@ -57,31 +70,45 @@ def check_same(before: Mapping[str, Any], settings: Mapping[str, Any], path: Pat
             )
 
 
+def finished(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the folder's table has all that is asked for; ValueError, naming the field, where it cannot go on so."""
+    check_settings(folder, settings, more=("memory", "prompts"))
+    whole = json.loads(json.dumps(settings))
+    return (folder / TABLE).is_file() and json.loads((folder / SETTINGS).read_text()) == whole
+
+
 class Records:
     """Verdicts and traces in a folder. A batch's traces are written before its verdicts, which make it count."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / TABLE).unlink(missing_ok=True)  # where there is one, it has fewer answers
         write_whole(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
         self.folder = folder
         self.verdicts = read_verdicts(folder)
         self.traces = read_traces(folder)
 
-    def done(self, length: int, entries: int, order: Sequence[int], batch: int) -> int:
-        """Prompts of a length, in the order of answering, that all entries have answered, in whole batches.
+    def missing(
+        self, length: int, memories: Mapping[str, int], order: Sequence[int]
+    ) -> dict[tuple[str, ...], list[int]]:
+        """Prompts of a length in the order of answering, by the memories that have yet to answer them.
 
-        What lies beyond them is dropped.
+        memories: entries of each, all of which must have answered; where some have, their verdicts are dropped.
         """
-        counts = Counter(v.index for v in self.verdicts if v.length == length)
-        complete = next((n for n, index in enumerate(order) if counts[index] < entries), len(order))
-        done = complete if complete == len(order) else complete // batch * batch
-        kept = set(order[:done])
-        self.verdicts = [v for v in self.verdicts if v.length != length or v.index in kept]
-        self.traces = [t for t in self.traces if t.length != length or t.index in kept]
-        return done
+        counts = Counter((v.memory, v.index) for v in self.verdicts if v.length == length)
+        found: dict[tuple[str, ...], list[int]] = {}
+        for index in order:
+            if lacking := tuple(name for name, entries in memories.items() if counts[name, index] < entries):
+                found.setdefault(lacking, []).append(index)
+        torn = {(name, index) for lacking, indices in found.items() for name in lacking for index in indices}
+        self.verdicts = [v for v in self.verdicts if v.length != length or (v.memory, v.index) not in torn]
+        return found
 
-    def rewrite(self) -> None:
-        """Bring the files to what counts, before more is appended."""
+    def rewrite(self, lengths: Sequence[int], memories: Sequence[str], order: Sequence[int]) -> None:
+        """Bring the files to what counts, in the order of lengths, of answering and of memories."""
+        length, memory, prompt = ({one: n for n, one in enumerate(all_)} for all_ in (lengths, memories, order))
+        self.verdicts.sort(key=lambda v: (length[v.length], prompt[v.index], memory[v.memory]))
+        self.traces = sorted(_together(self.traces), key=lambda t: (length[t.length], prompt[t.index]))
         write_records(self.folder, self.verdicts, self.traces)
 
     def append(self, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
@@ -109,12 +136,22 @@ def read_verdicts(folder: Path) -> list[Verdict]:
 
 
 def read_traces(folder: Path) -> list[Trace]:
-    """The traces of a folder, [] where there are none; a torn last line is dropped."""
+    """The traces of a folder, one a mode and prompt, [] where there are none; a torn last line is dropped."""
 
     def exact(row: dict[str, Any]) -> Trace:
         return Trace(**{**row, **{name: tuple(row[name]) for name in ("tokens", "answers", "facts", "shape")}})
 
-    return _read(folder / TRACES, Trace, exact)
+    return _together(_read(folder / TRACES, Trace, exact))
+
+
+def _together(traces: Sequence[Trace]) -> list[Trace]:
+    """One trace a mode and prompt, of all memories that answered it; of one that did so twice the later record."""
+    whole: dict[tuple[str, int, int], Trace] = {}
+    for trace in traces:
+        before = whole.get(place := (trace.mode, trace.length, trace.index), trace)
+        kept, over = {**before.kept, **trace.kept}, {**before.over, **trace.over}
+        whole[place] = dataclasses.replace(trace, kept=kept, over=over)
+    return list(whole.values())
 
 
 def read_table(folder: Path) -> list[Summary]:

@@ -75,6 +75,29 @@ def test_killed_and_resumed(
     assert list(dict.fromkeys(v.index for v in found(whole)[0])) == [0, 2, 4, 1, 3]  # task by task
 
 
+def test_a_finished_one_grows(
+    config: EvaluateConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(config, prompts=3, folder=tmp_path)
+    evaluate(few, QUIET)
+    answered: list[tuple[str, int]] = []
+    append = Records.append
+
+    def counting(self: Records, verdicts: Any, traces: Any) -> None:
+        answered.extend((v.memory, v.index) for v in verdicts)
+        append(self, verdicts, traces)
+
+    monkeypatch.setattr(Records, "append", counting)
+    evaluate(replace(config, folder=tmp_path), QUIET)
+    assert set(answered) == {(name, index) for name in ("streaming-llm", "keep-all") for index in (3, 4)}
+    assert found(tmp_path) == found(whole)
+    answered.clear()
+    evaluate(more := replace(config, memory=("keydiff", "streaming-llm"), folder=tmp_path), QUIET)
+    assert set(answered) == {("keydiff", index) for index in range(5)}
+    evaluate(replace(more, folder=tmp_path / "once"), QUIET)
+    assert found(tmp_path) == found(tmp_path / "once")
+
+
 def test_a_finished_one_ends_at_once(config: EvaluateConfig, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {file.name: file.read_bytes() for file in whole.iterdir()}
     monkeypatch.delattr(comparison, "load_host")
@@ -84,7 +107,7 @@ def test_a_finished_one_ends_at_once(config: EvaluateConfig, whole: Path, monkey
 
 
 def test_other_settings_are_refused_by_name(config: EvaluateConfig, whole: Path, tmp_path: Path) -> None:
-    for change in ({"budget": (0.25,)}, {"prompts": 6}, {"memory": ("keydiff",)}, {"length": (96, 64)}):
+    for change in ({"budget": (0.25,)}, {"prompts": 4}, {"memory": ("keydiff",)}, {"length": (96, 64)}):
         with pytest.raises(ValueError, match=f"^{next(iter(change))}: .*Choose another --folder"):
             evaluate(replace(config, **change), QUIET)
     task = Path(config.task[0])
