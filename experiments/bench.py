@@ -22,7 +22,7 @@ from evolve.strategy import SearchConfig, make_strategy
 from experiments.evaluate import Evaluator
 from experiments.objective import FULL, KEEP_ALL, UseConfig, score_recorded, score_streaming
 from experiments.prompts import PromptSource, TaskMix
-from experiments.recipes import smollm2
+from experiments.recipes import smollm2, smollm2_heads
 from experiments.tasks.ruler import RULER
 from hosts.llama import embed, forward
 from hosts.rollout import Schedule, prefill, record
@@ -34,7 +34,9 @@ from namm.config import MemoryConfig
 from namm.contract import Parameters
 from namm.selection import SelectionConfig
 
-Part = Literal["host", "window", "population", "update", "recorded", "evaluation", "state", "strategy", "peak"]
+Part = Literal[
+    "host", "window", "population", "update", "recorded", "search", "evaluation", "state", "strategy", "peak"
+]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class BenchConfig:
 
     parts: host = prefill against its matrix products alone; window = first window shared or not; population =
     candidates batched over shared weights against one at a time; update = share of the memory in a rollout; recorded =
-    recorded against streaming scoring; evaluation = prompts one at a time against batches; state = carried bytes;
+    recorded against streaming scoring; search = one candidate and prompt at a time, as the original does, against
+    either way of scoring a generation; evaluation = prompts one at a time against batches; state = carried bytes;
     strategy = ask and tell; peak = memory of a long rollout.
     """
 
@@ -187,16 +190,39 @@ def bench_recorded(host: Host, length: int, rounds: int) -> list[Ratio]:
 
 def _recorded_ratio(host: Host, memory: Memory, length: int, rounds: int) -> Ratio:
     source = PromptSource(host, TaskMix(("niah-single",), length))
-    a, b, ratio = in_turn(*_scorers(host, source, memory, 4, [0, 1], 128), rounds)
+    a, b, ratio = in_turn(*_scorers(host, source, memory, 4, [0, 1], 128)[:2], rounds)
     what = f"streaming / recorded scoring, {length} tokens, 4 candidates x 2 prompts, {memory.name}"
     return Ratio(what, "10", a, b, ratio)
 
 
+def bench_search(host: Host, length: int, rounds: int) -> list[Ratio]:
+    """Seconds a candidate and prompt, teacher-forced: the paper's scorer and one for every head."""
+    sets = replace(smollm2_heads.CONFIG.memory.scorer, sets=(host.spec.layers, host.spec.kv_heads))
+    heads = make("a linear score a head", replace(smollm2_heads.CONFIG.memory, scorer=sets))
+    return [row for memory in (namm_memory(128), heads) for row in _search_ratios(host, memory, length, rounds)]
+
+
+def _search_ratios(host: Host, memory: Memory, length: int, rounds: int) -> list[Ratio]:
+    source, prompts = PromptSource(host, TaskMix(("niah-single",), length)), [0, 1]
+    alone = [_scorers(host, source, memory, 1, [index], 128).streaming for index in prompts]
+    few, many = (_scorers(host, source, memory, candidates, prompts, 128) for candidates in (4, 16))
+    calls = (lambda: [jax.block_until_ready(call()) for call in alone][-1], few.streaming, many.reading, many.recorded)
+    one, live, reading, recorded = (laps(calls, rounds) / [2, 8, 32, 32]).T
+    ways = (
+        ("4 candidates x 2 prompts while reading", "3", live),
+        ("16 x 2 recorded and read for this generation alone", "", recorded + reading),
+        ("16 x 2 recorded, read before", "20", recorded),
+    )
+    what = f"one candidate and prompt at a time, {length} tokens, {memory.name} / "
+    return [Ratio(what + way, aim, *paired(one, seconds)) for way, aim, seconds in ways]
+
+
 class Scorers(NamedTuple):
-    """Two ways of scoring the same candidates on the same prompts, teacher-forced."""
+    """Two ways of scoring the same candidates on the same prompts, teacher-forced, and reading for the second."""
 
     streaming: Callable[[], Any]
     recorded: Callable[[], Any]
+    reading: Callable[[], Any]
 
 
 def _scorers(host: Host, source: PromptSource, memory: Memory, pop: int, indices: list[int], chunk: int) -> Scorers:
@@ -206,12 +232,17 @@ def _scorers(host: Host, source: PromptSource, memory: Memory, pop: int, indices
     budget = jnp.full(len(indices), kept, jnp.int32)
     one = memory.population
     many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, pop, axis=0), one.evolved), one.frozen)
-    read = jax.jit(partial(record, engine, chunk=chunk))
-    stream = read(host.params, prompt.context, prompt.context_length, key=jax.random.key(0))
+    read = partial(
+        jax.jit(partial(record, engine, chunk=chunk)),
+        *(host.params, prompt.context, prompt.context_length),
+        key=jax.random.key(0),
+    )
+    stream = read()
     schedule = Schedule(memory.interval, chunk, kept)
     return Scorers(
         lambda: score_streaming(engine, host.params, many, prompt, budget, schedule, jax.random.key(0)),
         lambda: score_recorded(engine, host.params, many, stream, prompt, budget, kept),
+        read,
     )
 
 
@@ -284,6 +315,7 @@ def bench(config: BenchConfig, console: Console) -> list[Ratio]:
         "population": lambda: bench_population(load_host("pocket"), config.rounds),
         "update": lambda: bench_update(host, config.length, config.rounds),
         "recorded": lambda: bench_recorded(host, config.length, config.rounds),
+        "search": lambda: bench_search(host, config.length, config.rounds),
         "evaluation": lambda: bench_evaluation(host, config.length, config.rounds),
         "state": lambda: bench_state(host),
         "strategy": lambda: bench_strategy(config.rounds),

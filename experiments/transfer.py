@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments.memories import named_memories
 from experiments.played import Played, Task
 from experiments.records import check_settings, digest, memory_contents, write_whole
 from experiments.summary import WHOLE
+from experiments.tasks.corpora import use_data_folder
 from experiments.transfer_rows import Record, TransferRow, summarise
 from experiments.transfer_views import write_views
 from hosts.pytorch import attach, detach
@@ -29,7 +31,7 @@ from namm.policies import POLICIES
 
 SETTINGS, RECORDS, ROWS = "settings.json", "episodes.jsonl", "transfer.json"
 KEEP_ALL = "keep-all"
-FAMILIES = {"tmaze": "control", "hopper": "control", "d4rl": "control", "vqa": "vision"}
+FAMILIES = {"control": ("tmaze", "hopper", "d4rl"), "vision": ("vqa",), "video": ("longvideobench", "mlvu")}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class TransferConfig:
     policy: training-free ones; those that a host cannot serve are listed with the reason. random: how many memories of
     the same configuration, their parameters drawn at random. interval: tokens between updates (three a step of an
     episode, four a frame) for all alike, a multiple of the memory's hop. episodes: of every task, or clips, from seed
-    `seed` on. batch: those in step. trace: those whose tokens are recorded one by one.
+    `seed` on. batch: those in step. trace: those whose tokens are recorded one by one. data_dir: folder with benchmark
+    files; default the one that NAMM_DATA names.
     """
 
     memory: str = "smollm2"
@@ -54,6 +57,7 @@ class TransferConfig:
     batch: int = 60
     trace: int = 1
     folder: Path = Path("runs/transfer")
+    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if min(self.episodes, self.batch) < 1 or min(self.random, self.trace, self.seed) < 0:
@@ -82,6 +86,7 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
 
     ValueError, naming the field, for settings that cannot work or a folder that was begun with others.
     """
+    use_data_folder(config.data_dir)
     tasks = [find_task(name) for name in config.task]
     memories = named_memories([config.memory, *config.policy], config.interval)
     memories[1:1] = random_memories(memories[0], config.random)
@@ -94,7 +99,7 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
             raise ValueError(f"memory: {reasons[memories[0].name]}")
         refused |= reasons
     used = [memory for memory in memories if any(memory in found for found in served.values())]
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "batch")}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "batch", "data_dir")}
     settings |= memory_contents(used) | {f"contents of {name}": contents(model) for name, model in models.items()}
     check_settings(config.folder, settings, SETTINGS, (RECORDS, ROWS))
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +168,8 @@ def contents(model: Any) -> str:
 
 def find_task(name: str) -> Task:
     """A task by name; ValueError for an unknown one, ImportError without the extra that it needs."""
-    family = FAMILIES.get(name.split("-")[0])
+    first = name.split("-")[0]
+    family = next((family for family, names in FAMILIES.items() if first in names), None)
     if family == "control":
         from experiments.control.transfer import ControlTransfer
 
@@ -172,7 +178,11 @@ def find_task(name: str) -> Task:
         from experiments.vision.transfer import VisionTransfer
 
         return VisionTransfer(name)
-    raise ValueError(f"unknown task {name!r}; expected one that begins with {', '.join(FAMILIES)}")
+    if family == "video":
+        from experiments.vision.videos import VideoTransfer
+
+        return VideoTransfer(name)
+    raise ValueError(f"unknown task {name!r}; expected one that begins with {', '.join(chain(*FAMILIES.values()))}")
 
 
 def entries(config: TransferConfig, memories: Sequence[Memory], task: Task) -> list[Entry]:

@@ -86,5 +86,9 @@ def _row(
 
 
 def _parts(found: Sequence[Record]) -> dict[str, float] | None:
-    names = found[0].get("parts")
-    return names and {name: float(np.mean([one["parts"][name] for one in found])) for name in names}
+    """Every part's mean, over the records that have it."""
+    parts: dict[str, list[float]] = {}
+    for one in found:
+        for name, value in (one.get("parts") or {}).items():
+            parts.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in parts.items()} or None

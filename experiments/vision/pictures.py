@@ -1,6 +1,7 @@
 """The pictures of clips: easy-vqa's with their questions, and frames without a shape."""
 
 import functools
+import io
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -67,3 +68,10 @@ def blank(rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]:
     if style == 2:
         frame = frame + rng.normal(0, 12, frame.shape)
     return np.clip(frame, 0, 255).round().astype(np.uint8)
+
+
+def png(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """An image as a file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -1,6 +1,5 @@
 """The vision tasks as `namm transfer` plays them: a clip is read under a memory, then come the questions."""
 
-import io
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from experiments.played import Played, kept_share, row_bytes
+from experiments.vision.pictures import png
 from experiments.vision.tasks import Clip, VisionTask, find_task
 from hosts.pytorch import settle
 from hosts.pytorch.cache import NammCache
@@ -100,7 +99,7 @@ class VisionTransfer:
         return np.reshape(kept[1:], (-1, TOKENS)).mean(1)
 
     def images(self, seed: int) -> list[bytes]:
-        return [_png(frame) for frame in self.task.clip(seed).frames]
+        return [png(frame) for frame in self.task.clip(seed).frames]
 
 
 def ask(host: VisionHost, cache: NammCache, clips: Sequence[Clip]) -> list[dict[str, float]]:
@@ -118,9 +117,3 @@ def ask(host: VisionHost, cache: NammCache, clips: Sequence[Clip]) -> list[dict[
     right = (out.logits[:, -1].argmax(-1) == answers).float().tolist()
     kinds = [one.kind for one in asked]
     return [dict(zip(kinds[i : i + each], right[i : i + each], strict=True)) for i in range(0, len(asked), each)]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
