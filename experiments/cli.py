@@ -13,7 +13,7 @@ USAGE = """usage: namm COMMAND [options]
   searches          variants of a recipe at equal evaluations and several seeds: which way of searching wins
   agreement         do candidates rank alike when they evict from a record and while they read?
   evaluate          memories and policies side by side on the same prompts; again to resume
-  transfer          a memory evolved on text in games and clips, beside all controls; again to resume
+  transfer          a memory evolved on text in other models, games and clips, beside all controls; again to resume
   report FOLDER     a page and figures of an evaluation or a search
   convert           a checkpoint of the original implementation into a memory's folder
   stream            perplexity, memory and speed over a text without end

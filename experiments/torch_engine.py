@@ -27,10 +27,15 @@ class TorchEngine:
         self, memory: Memory, budget: tuple[int, ...] | None, prompt: Batch, limits: Array
     ) -> tuple[Int[np.ndarray, "prompt step"], Int[np.ndarray, "layer prompt head"]]:
         """Generated ids and kept tokens."""
-        context, question = (Rows(_tensor(ids), _tensor(lengths)) for ids, lengths in (prompt[:2], prompt[2:4]))
-        found = answer(self.model, memory, budget, context, question, _tensor(limits), self.host.spec.eos_ids)
+        context, question = rows(prompt)
+        found = answer(self.model, memory, budget, context, question, tensor(limits), self.host.spec.eos_ids)
         return found.tokens.numpy(), found.held.numpy()
 
 
-def _tensor(integers: Array | np.ndarray) -> torch.Tensor:
+def rows(prompt: Batch) -> tuple[Rows, Rows]:
+    """Contexts and questions as `hosts.pytorch` takes them."""
+    return Rows(*map(tensor, prompt[:2])), Rows(*map(tensor, prompt[2:4]))
+
+
+def tensor(integers: Array | np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(integers, np.int64))

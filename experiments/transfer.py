@@ -1,7 +1,8 @@
-"""`namm transfer`: a memory evolved on text at work where there is no text, beside all it must beat; resumes."""
+"""`namm transfer`: a memory evolved on one text model at work elsewhere, beside all it must beat; resumes."""
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -31,17 +32,22 @@ from namm.policies import POLICIES
 
 SETTINGS, RECORDS, ROWS = "settings.json", "episodes.jsonl", "transfer.json"
 KEEP_ALL = "keep-all"
-FAMILIES = {"control": ("tmaze", "hopper", "d4rl"), "vision": ("vqa",), "video": ("longvideobench", "mlvu")}
+FAMILIES = {
+    "control": ("tmaze", "hopper", "d4rl"),
+    "text": ("text",),
+    "video": ("longvideobench", "mlvu"),
+    "vision": ("vqa",),
+}
 
 
 @dataclass(frozen=True)
 class TransferConfig:
-    """A memory and what it is compared with, in the same episodes or clips; the same command again goes on.
+    """A memory and what it is compared with, on the same episodes, clips or prompts; the same command again goes on.
 
     memory: a folder or a name, see `namm.load`. task: see docs/transfer.md. budget: shares of a task's longest context.
     policy: training-free ones; those that a host cannot serve are listed with the reason. random: how many memories of
     the same configuration, their parameters drawn at random. interval: tokens between updates (three a step of an
-    episode, four a frame) for all alike, a multiple of the memory's hop. episodes: of every task, or clips, from seed
+    episode, four a frame) for all alike, a multiple of the memory's hop. episodes: of every task, or clips, or prompts, from seed
     `seed` on. batch: those in step. trace: those whose tokens are recorded one by one. data_dir: folder with benchmark
     files; default the one that NAMM_DATA names.
     """
@@ -168,12 +174,16 @@ def contents(model: Any) -> str:
 
 def find_task(name: str) -> Task:
     """A task by name; ValueError for an unknown one, ImportError without the extra that it needs."""
-    first = name.split("-")[0]
+    first = re.split("[-:]", name)[0]
     family = next((family for family, names in FAMILIES.items() if first in names), None)
     if family == "control":
         from experiments.control.transfer import ControlTransfer
 
         return ControlTransfer(name)
+    if family == "text":
+        from experiments.text_transfer import TextTransfer
+
+        return TextTransfer(name)
     if family == "vision":
         from experiments.vision.transfer import VisionTransfer
 

@@ -43,26 +43,41 @@ def answer(
     question in one piece even where it is longer than the memory's interval; here an update falls due within it.
     """
     with attach(model, memory, budget, memory.interval if budget is not None else _NEVER):
-        cache = _read(model, context, None).past_key_values
-        settle(model)
+        cache = read(model, context)
         held = torch.stack([layer.valid.sum(-1).cpu() for layer in cache.memory_layers])
-        logits = _read(model, question, cache).logits[:, -1].cpu()
-        ends = torch.tensor(eos, dtype=torch.long)
-        tokens = torch.full((len(limits), int(limits.max())), -1)
-        left = torch.arange(len(limits))  # rows that are decoded
-        done = torch.zeros(len(limits), dtype=torch.bool)
-        for step in range(tokens.shape[1]):
-            chosen = logits.argmax(-1)
-            done |= torch.isin(chosen, ends) | (step >= limits[left])
-            tokens[left, step] = chosen.masked_fill(done, -1)
-            if bool(done.all()):
-                break
-            if 2 * int(done.sum()) >= len(done):  # what is copied is at most what stood there
-                stay = (~done).nonzero()[:, 0]
-                cache.batch_select_indices(stay)
-                chosen, left, done = chosen[stay], left[stay], done[stay]
-            logits = model(chosen[:, None].to(model.device), past_key_values=cache, use_cache=True).logits[:, -1].cpu()
-    return Answers(tokens, held)
+        return Answers(decode(model, cache, question, limits, eos), held)
+
+
+@torch.inference_mode()
+def read(model: Any, context: Rows) -> Any:
+    """The cache behind contexts, one more update at their end, under the memory that is attached."""
+    cache = _read(model, context, None).past_key_values
+    settle(model)
+    return cache
+
+
+@torch.inference_mode()
+def decode(
+    model: Any, cache: Any, question: Rows, limits: Int[Tensor, " batch"], eos: tuple[int, ...]
+) -> Int[Tensor, "batch step"]:
+    """Greedy answers behind a cache from `read`, which is used up; the rest as in `answer`."""
+    logits = _read(model, question, cache).logits[:, -1].cpu()
+    ends = torch.tensor(eos, dtype=torch.long)
+    tokens = torch.full((len(limits), int(limits.max())), -1)
+    left = torch.arange(len(limits))  # rows that are decoded
+    done = torch.zeros(len(limits), dtype=torch.bool)
+    for step in range(tokens.shape[1]):
+        chosen = logits.argmax(-1)
+        done |= torch.isin(chosen, ends) | (step >= limits[left])
+        tokens[left, step] = chosen.masked_fill(done, -1)
+        if bool(done.all()):
+            break
+        if 2 * int(done.sum()) >= len(done):  # what is copied is at most what stood there
+            stay = (~done).nonzero()[:, 0]
+            cache.batch_select_indices(stay)
+            chosen, left, done = chosen[stay], left[stay], done[stay]
+        logits = model(chosen[:, None].to(model.device), past_key_values=cache, use_cache=True).logits[:, -1].cpu()
+    return tokens
 
 
 def _read(model: Any, rows: Rows, cache: Any) -> Any:
