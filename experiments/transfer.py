@@ -47,9 +47,9 @@ class TransferConfig:
     memory: a folder or a name, see `namm.load`. task: see docs/transfer.md. budget: shares of a task's longest context.
     policy: training-free ones; those that a host cannot serve are listed with the reason. random: how many memories of
     the same configuration, their parameters drawn at random. interval: tokens between updates (three a step of an
-    episode, four a frame) for all alike, a multiple of the memory's hop. episodes: of every task, or clips, or prompts, from seed
-    `seed` on. batch: those in step. trace: those whose tokens are recorded one by one. data_dir: folder with benchmark
-    files; default the one that NAMM_DATA names.
+    episode, four a frame) for all alike, a multiple of the memory's hop. episodes: of every task (clips, prompts), from
+    seed `seed` on. batch: those in step. trace: those whose tokens are recorded one by one. data_dir: folder with
+    benchmark files; default the one that NAMM_DATA names.
     """
 
     memory: str = "smollm2"
