@@ -46,6 +46,7 @@ from namm.contract import Parameters
 from namm.folder import CONFIG
 
 START, RESULT = "start", "memory"
+SAMPLES = 1_000_000  # of a task that a seed has for itself
 TRACED = 4  # held-out prompts whose kept tokens are recorded, for the page
 
 
@@ -95,7 +96,11 @@ class StageRunner:
         rng = np.random.default_rng(seed)
         older = rng.choice(np.arange(newest - pool, newest - fresh), draw - fresh, replace=False)
         samples = sorted(older.tolist()) + list(range(newest - fresh, newest))
-        return [sample * tasks + task for sample in samples for task in range(tasks)]
+        return [self.training(sample * tasks + task) for sample in samples for task in range(tasks)]
+
+    def training(self, position: int) -> int:
+        """The index of a training prompt: every seed of a run has prompts of its own."""
+        return self.config.seed * SAMPLES * len(self.stage.tasks) + position
 
     def score(self, evolved: PyTree, split: Split, indices: list[int]) -> tuple[Outcome, np.ndarray, np.ndarray]:
         """Outcome of a population [pop, prompt], and the full cache's exact matches and log-likelihoods [prompt]."""
@@ -209,13 +214,14 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
     if kept:
         return runner
     if "spectrum" in config.memory.features and config.start is None:
-        records = runner.pool.get("train", list(range(config.prompts.batch)))
+        records = runner.pool.get("train", [runner.training(i) for i in range(config.prompts.batch)])
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
     if config.fit:
         size = config.prompts.batch
 
         def batches() -> Iterator[list[Record]]:
-            return (runner.pool.get("train", list(range(i, i + size))) for i in range(0, config.fit, size))
+            indices = [runner.training(i) for i in range(config.fit)]
+            return (runner.pool.get("train", indices[i : i + size]) for i in range(0, config.fit, size))
 
         runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, config.fit_share)
     if writes():

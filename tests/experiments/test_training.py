@@ -148,6 +148,19 @@ def test_the_pool_moves_on_by_its_fresh_prompts(fresh: int, tiny: str, tmp_path:
         assert drawn[4 - fresh :] == list(range(newest - fresh, newest))
 
 
+def test_every_seed_has_training_prompts_of_its_own(tiny: str, tmp_path: Path) -> None:
+    """Those of the search, and those that a start is fitted to."""
+    linear = MemoryConfig(("norms",), interval=16, scorer=ScorerConfig(kind="linear"))
+    fits = small(tiny, memory=linear, warm_start={}, fit=4)
+    starts, prompts = [], []
+    for seed in (0, 1, 2):
+        runner = starting_runner(replace(fits, seed=seed), load_host(tiny), tmp_path / str(seed))
+        starts.append(np.concatenate([x.ravel() for x in jax.tree.leaves(runner.memory.params.evolved)]))
+        prompts += [runner.source.prompt("train", index).sample.context for index in runner.drawn(7, 3)]
+    assert len(set(prompts)) == len(prompts)
+    assert np.ptp(starts, axis=0).max() > 0
+
+
 def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) -> None:
     config = small(tiny)
     host = load_host(tiny)
