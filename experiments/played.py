@@ -69,8 +69,12 @@ class Task(Protocol):
         """Kept share of every step, of that of every token."""
         ...
 
-    def images(self, seed: int) -> list[bytes]:
+    def images(self, host: Any, seed: int) -> list[bytes]:
         """A PNG of every step; none where there is nothing to look at."""
+        ...
+
+    def words(self, host: Any, seed: int) -> tuple[str, ...]:
+        """The text of every step; none where there is nothing to read."""
         ...
 
 

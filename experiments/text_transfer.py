@@ -14,6 +14,7 @@ from experiments.played import Played, kept_share, row_bytes
 from experiments.prompts import PromptSource, TaskMix
 from experiments.tasks import metrics
 from experiments.torch_engine import TorchEngine, rows, tensor
+from experiments.trace import token_texts
 from hosts.pytorch.answer import decode, read
 
 
@@ -89,5 +90,9 @@ class TextTransfer:
     def by_step(self, kept: Sequence[float]) -> Float[np.ndarray, " step"]:
         return np.array(kept)
 
-    def images(self, seed: int) -> list[bytes]:
+    def images(self, host: Reader, seed: int) -> list[bytes]:
         return []
+
+    def words(self, host: Reader, seed: int) -> tuple[str, ...]:
+        source = host.source(self.mix)
+        return token_texts(source.host.tokenizer, source.prompt("test", seed).context.tolist())

@@ -123,7 +123,7 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
                 bar.advance(shown, len(lines))
     rows = summarise(records, tasks, memories[0].name)
     write_whole(config.folder / ROWS, json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
-    write_views(config.folder, rows, records, tasks, refused, console)
+    write_views(config.folder, rows, records, tasks, hosts, refused, console)
     return rows
 
 

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,6 +27,7 @@ def write_views(
     rows: Sequence[TransferRow],
     records: Sequence[Record],
     tasks: Sequence[Task],
+    hosts: Mapping[str, Any],
     refused: Mapping[str, str],
     console: Console,
 ) -> None:
@@ -36,7 +38,7 @@ def write_views(
     draw_scores(rows, folder / SCORES)
     if traced := [one for one in records if one["kept"] is not None]:
         draw_steps(traced, {task.name: task for task in tasks}, folder / KEPT)
-    write_page(folder, rows, refused, bool(traced), thumbnails(traced, tasks, rows))
+    write_page(folder, rows, refused, bool(traced), shown_steps(traced, tasks, hosts, rows))
     console.print(Markdown(text))
     console.print(f"Records, table, figures and {PAGE} are in {folder}")
 
@@ -133,27 +135,30 @@ def _names(records: Sequence[Record], field: str) -> list[str]:
     return list(dict.fromkeys(one[field] for one in records))
 
 
-def thumbnails(
-    records: Sequence[Record], tasks: Sequence[Task], rows: Sequence[TransferRow]
+def shown_steps(
+    records: Sequence[Record], tasks: Sequence[Task], hosts: Mapping[str, Any], rows: Sequence[TransferRow]
 ) -> dict[str, list[dict[str, object]]]:
-    """For each task that can be looked at: every step's image, the memory's kept share of it at every budget, and
-    whether it is the cue."""
+    """For each task to be looked at: every step's image or text, what the memory kept of it, whether it is the cue.
+
+    kept: share of layers and heads by budget.
+    """
     memory = next((row.memory for row in rows if row.budget != WHOLE), None)
     shown = [one for one in first_seeds(records) if one["memory"] == memory]
     found: dict[str, list[dict[str, object]]] = {}
     for task in tasks:
         here = [one for one in shown if one["task"] == task.name]
-        if not here or not (images := task.images(here[0]["seed"])):
+        if not here:
             continue
+        host, seed = hosts[task.host], here[0]["seed"]
+        images = [{"png": base64.b64encode(image).decode()} for image in task.images(host, seed)]
+        looks = images or [{"text": text} for text in task.words(host, seed)]
         kept = {one["budget"]: task.by_step(one["kept"]) for one in here}
-        found[task.name] = [
-            {
-                "png": base64.b64encode(image).decode(),
-                "kept": {budget: f"{share[step]:.0%}" for budget, share in kept.items()},
-                "cue": step == here[0]["cue"],
-            }
-            for step, image in enumerate(images)
+        steps = [
+            {**look, "kept": {budget: float(share[i]) for budget, share in kept.items()}, "cue": i == here[0]["cue"]}
+            for i, look in enumerate(looks)
         ]
+        if steps:
+            found[task.name] = steps
     return found
 
 

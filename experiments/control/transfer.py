@@ -40,5 +40,8 @@ class ControlTransfer:
         """Mean over return and state: the last action is not read."""
         return np.append(kept, np.nan).reshape(-1, 3)[:, :2].mean(1)
 
-    def images(self, seed: int) -> list[bytes]:
+    def images(self, host: Any, seed: int) -> list[bytes]:
         return []
+
+    def words(self, host: Any, seed: int) -> tuple[str, ...]:
+        return ()

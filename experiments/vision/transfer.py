@@ -98,8 +98,11 @@ class VisionTransfer:
         """Mean over a frame's tokens; the text's first token stands before them."""
         return np.reshape(kept[1:], (-1, TOKENS)).mean(1)
 
-    def images(self, seed: int) -> list[bytes]:
+    def images(self, host: Viewer, seed: int) -> list[bytes]:
         return [png(frame) for frame in self.task.clip(seed).frames]
+
+    def words(self, host: Viewer, seed: int) -> tuple[str, ...]:
+        return ()
 
 
 def ask(host: VisionHost, cache: NammCache, clips: Sequence[Clip]) -> list[dict[str, float]]:

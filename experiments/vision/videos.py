@@ -104,8 +104,11 @@ class VideoTransfer:
     def by_step(self, kept: Sequence[float]) -> Float[np.ndarray, " step"]:
         return np.reshape(kept, (-1, FRAME_TOKENS)).mean(1)
 
-    def images(self, seed: int) -> list[bytes]:
+    def images(self, host: Watcher, seed: int) -> list[bytes]:
         frames = [Image.fromarray(frame) for frame in read_frames(self.question(seed), self.frames)]
         for frame in frames:
             frame.thumbnail((THUMBNAIL, THUMBNAIL))
         return [png(np.asarray(frame)) for frame in frames]
+
+    def words(self, host: Watcher, seed: int) -> tuple[str, ...]:
+        return ()

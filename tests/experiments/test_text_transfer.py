@@ -1,6 +1,8 @@
 """Text models under a memory in `namm transfer`: the scores of `namm evaluate`, what is kept, and bad names."""
 
+import html
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +70,11 @@ def test_the_command(tmp_path: Path) -> None:
     rows = transfer(config, Console(quiet=True))
     assert [row.memory for row in rows] == ["keep-all", "smollm2", "random-0", "sirllm"]
     assert f"## {NAME} (2 prompts of " in (tmp_path / "transfer.md").read_text()
+    page = (tmp_path / "transfer.html").read_text()
+    shown = re.findall(r'<span title="(\d+)%"[^>]*>([^<]*)</span>', page)
+    context = PromptSource(load_host("pocket"), TaskMix(("pocket-recall",), 128)).prompt("test", 0).sample.context
+    assert context.strip() in html.unescape("".join(text for _, text in shown))
+    assert len({share for share, _ in shown}) > 2
 
 
 def test_what_cannot_work_is_said(reader: Reader) -> None:

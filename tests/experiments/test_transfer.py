@@ -207,7 +207,7 @@ def test_hidden_velocities() -> None:
     ("words", "message"),
     [
         (["--task", "tmaze"], "unknown control task 'tmaze'; expected one of tmaze-20"),
-        (["--task", "image"], "unknown task 'image'; expected one that begins with tmaze, hopper, d4rl, vqa"),
+        (["--task", "image"], "unknown task 'image'; expected one that begins with tmaze, hopper, d4rl, text, "),
         (["--memory", "smolm2"], "smolm2"),
         (["--memory", "sirllm"], "memory: sirllm rotates keys or asks for surprisal"),
         (["--interval", "20"], "memory: interval is 20; expected a positive multiple"),

@@ -138,7 +138,7 @@ def test_a_cut_context_holds_its_newest_frames(host: VideoHost) -> None:
         (one,) = task.play(Watcher(host), [3], None)
     np.testing.assert_array_equal(task.by_step(one.kept), [0, 0, 0.5, 1])
     assert one.cache_bytes == 6 * 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, 8 floats
-    assert len(task.images(3)) == 4 and task.images(3)[0].startswith(b"\x89PNG")
+    assert len(task.images(Watcher(host), 3)) == 4 and task.images(Watcher(host), 3)[0].startswith(b"\x89PNG")
 
 
 def test_a_video_is_decoded_once(host: VideoHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_a_cut_context_holds_its_newest_tokens(viewer: Viewer) -> None:
     np.testing.assert_array_equal(task.by_step(one.kept), [0] * 13 + [0.5, 1, 1])
     assert one.held == pytest.approx(10 / 65) and one.cue_kept == task.by_step(one.kept)[one.cue]
     assert one.cache_bytes == 10 * 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, 8 floats
-    assert len(task.images(3)) == 16 and task.images(3)[0].startswith(b"\x89PNG")
+    assert len(task.images(viewer, 3)) == 16 and task.images(viewer, 3)[0].startswith(b"\x89PNG")
 
 
 def test_a_batch_is_its_clips(viewer: Viewer) -> None:
