@@ -38,7 +38,7 @@ class TextTransfer:
     after that. The length is that of context, question and answer together; budgets are shares of it.
     """
 
-    controls, unit, step = (), "prompts", "token"
+    controls, unit, step, seeds = (), "prompts", "token", None
 
     def __init__(self, name: str):
         parts = name.split(":")

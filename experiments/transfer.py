@@ -94,6 +94,10 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
     """
     use_data_folder(config.data_dir)
     tasks = [find_task(name) for name in config.task]
+    for task in tasks:
+        if task.seeds is not None and config.seed + config.episodes > task.seeds:
+            asked = f"{config.episodes} from {config.seed} on"
+            raise ValueError(f"episodes: {task.name} has {task.seeds} {task.unit}; got {asked}")
     memories = named_memories([config.memory, *config.policy], config.interval)
     memories[1:1] = random_memories(memories[0], config.random)
     hosts = {task.host: task.load() for task in {task.host: task for task in tasks}.values()}

@@ -16,7 +16,7 @@ from hosts.pytorch.decision_transformer import Episodes, load_player
 class ControlTransfer:
     """Episodes of a Decision Transformer; a step is three tokens: return to go, state, action."""
 
-    controls, unit, step = ("context-1",), "episodes", "timestep"
+    controls, unit, step, seeds = ("context-1",), "episodes", "timestep", None
 
     def __init__(self, name: str):
         self.task = find_task(name)

@@ -40,7 +40,7 @@ class VisionTransfer:
     answered where the likeliest token of the whole vocabulary is the first of the answer's (all answers' differ).
     """
 
-    controls, unit, step = (), "clips", "frame"
+    controls, unit, step, seeds = (), "clips", "frame", None
 
     def __init__(self, name: str):
         self.task = find_task(name)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from experiments.played import Played, kept_share, row_bytes
-from experiments.vision.benchmarks import VideoQuestion, benchmark_folder, questions, read_frames
+from experiments.vision.benchmarks import benchmark_folder, questions, read_frames
 from experiments.vision.pictures import png
 from hosts.pytorch import settle
 from hosts.pytorch.cache import NammCache
@@ -48,6 +48,7 @@ class VideoTransfer:
             raise ValueError(f"unknown video task {name!r}; expected a benchmark and the most frames, as {expected}")
         self.name, self.host, self.frames, self.tokens = name, HOST, int(frames), FRAME_TOKENS * int(frames)
         self.questions = questions(benchmark, benchmark_folder(FOLDERS[benchmark]))
+        self.seeds = len(self.questions)
 
     def load(self) -> Watcher:
         return Watcher(load_video(self.host))
@@ -66,7 +67,7 @@ class VideoTransfer:
 
     @torch.inference_mode()
     def _watch(self, host: Watcher, seed: int) -> Played:
-        begin, asked = time.perf_counter(), self.question(seed)
+        begin, asked = time.perf_counter(), self.questions[seed]
         if (key := str(asked.video)) not in host.seen:
             host.seen[key] = host.host.pixels(read_frames(asked, self.frames))
         pixels = host.seen[key]
@@ -92,12 +93,6 @@ class VideoTransfer:
             parts={asked.group: right},
         )
 
-    def question(self, seed: int) -> VideoQuestion:
-        """ValueError beyond the last one."""
-        if seed >= len(self.questions):
-            raise ValueError(f"{self.name} has {len(self.questions)} questions; got --seed or --episodes beyond them")
-        return self.questions[seed]
-
     def score(self, returned: float) -> float:
         return returned
 
@@ -105,7 +100,7 @@ class VideoTransfer:
         return np.reshape(kept, (-1, FRAME_TOKENS)).mean(1)
 
     def images(self, host: Watcher, seed: int) -> list[bytes]:
-        frames = [Image.fromarray(frame) for frame in read_frames(self.question(seed), self.frames)]
+        frames = [Image.fromarray(frame) for frame in read_frames(self.questions[seed], self.frames)]
         for frame in frames:
             frame.thumbnail((THUMBNAIL, THUMBNAIL))
         return [png(np.asarray(frame)) for frame in frames]

@@ -108,7 +108,7 @@ def test_frames_are_spread_as_each_benchmark_does(data: Path) -> None:
 
 def stock_choice(host: VideoHost, task: VideoTransfer, seed: int) -> int:
     """What the stock model answers to the whole prompt, written out as its processor does."""
-    asked = task.question(seed)
+    asked = task.questions[seed]
     pixels = host.pixels(read_frames(asked, task.frames))[None]
     text = f"USER: {'<video>' * (4 * pixels.shape[1])}\n{asked.asked} ASSISTANT:"
     ids = torch.tensor([host.tokenizer(text).input_ids])
@@ -123,7 +123,7 @@ def test_everything_kept_answers_as_the_stock_model(host: VideoHost) -> None:
     with attach(host.model, "keep-all", interval=8):
         played = task.play(Watcher(host), [0, 1, 2, 3], None)
     for one in played:
-        asked = task.question(one.seed)
+        asked = task.questions[one.seed]
         said.append(stock_choice(host, task, one.seed))
         assert one.returned == float(said[-1] == asked.answer) and one.parts == {asked.group: one.returned}
         assert one.steps == (3 if asked.seconds == 3.0 else 4)
@@ -179,8 +179,8 @@ def test_what_cannot_work_is_said(data: Path, host: VideoHost, tmp_path: Path, m
             find_task(name)
     with pytest.raises(ValueError, match=r"room for \d+ frames"):
         VideoTransfer("mlvu-24").model(Watcher(host))
-    with pytest.raises(ValueError, match="mlvu-4 has 14 questions"):
-        VideoTransfer("mlvu-4").play(Watcher(host), [14], None)
+    with pytest.raises(ValueError, match="mlvu-4 has 14 questions; got 10 from 5 on"):
+        transfer(TransferConfig(task=("mlvu-4",), seed=5, episodes=10, folder=tmp_path / "out"), Console(quiet=True))
     with pytest.raises(ValueError, match="no memory attached"):
         VideoTransfer("mlvu-4").play(Watcher(host), [0], None)
     with pytest.raises(FileNotFoundError, match="no such folder, and the hub"):
