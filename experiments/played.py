@@ -39,8 +39,7 @@ class Task(Protocol):
     """A task of `namm transfer`.
 
     host: what it is played with, by name. tokens: of the longest context, which budgets are shares of. controls: what
-    plays it without a memory, by name. unit: what a seed is, step: what its context is made of. seeds: how many there
-    are, None where they do not end.
+    plays it without a memory, by name. unit: what a seed is, step: what its context is made of.
     """
 
     name: str
@@ -49,7 +48,11 @@ class Task(Protocol):
     controls: tuple[str, ...]
     unit: str
     step: str
-    seeds: int | None
+
+    @property
+    def seeds(self) -> int | None:
+        """How many there are, None where they do not end."""
+        ...
 
     def load(self) -> Any:
         """The host, for `play`; FileNotFoundError where it is missing."""
