@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -190,7 +190,8 @@ def bench_recorded(host: Host, length: int, rounds: int) -> list[Ratio]:
 
 def _recorded_ratio(host: Host, memory: Memory, length: int, rounds: int) -> Ratio:
     source = PromptSource(host, TaskMix(("niah-single",), length))
-    a, b, ratio = in_turn(*_scorers(host, source, memory, 4, [0, 1], 128)[:2], rounds)
+    scorers = _scorers(host, source, memory, 4, [0, 1], 128)
+    a, b, ratio = in_turn(scorers.streaming, scorers.recorded, rounds)
     what = f"streaming / recorded scoring, {length} tokens, 4 candidates x 2 prompts, {memory.name}"
     return Ratio(what, "10", a, b, ratio)
 
@@ -237,11 +238,11 @@ def _scorers(host: Host, source: PromptSource, memory: Memory, pop: int, indices
         *(host.params, prompt.context, prompt.context_length),
         key=jax.random.key(0),
     )
-    stream = read()
+    stream = cache(read)  # read at the first call, if there is one
     schedule = Schedule(memory.interval, chunk, kept)
     return Scorers(
         lambda: score_streaming(engine, host.params, many, prompt, budget, schedule, jax.random.key(0)),
-        lambda: score_recorded(engine, host.params, many, stream, prompt, budget, kept),
+        lambda: score_recorded(engine, host.params, many, stream(), prompt, budget, kept),
         read,
     )
 

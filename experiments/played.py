@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -81,6 +81,32 @@ class Task(Protocol):
     def words(self, host: Any, seed: int) -> tuple[str, ...]:
         """The text of every step; none where there is nothing to read."""
         ...
+
+
+class Stayed(NamedTuple):
+    """What stands in a row's cache: share of layers and heads that hold each token, bytes of cache and of state."""
+
+    share: Float[np.ndarray, " token"]
+    cache_bytes: int = 0
+    state_bytes: int = 0
+
+    def fields(self) -> dict[str, Any]:
+        """Those of `Played` that say so."""
+        kept = tuple(np.round(self.share, 3).tolist())
+        sizes = {"cache_bytes": self.cache_bytes, "state_bytes": self.state_bytes}
+        return {"held": float(self.share.mean()), "kept": kept, **sizes}
+
+
+def stayed(cache: NammCache, row: int, tokens: int) -> Stayed:
+    """Of the tokens that a row has read."""
+    return Stayed(kept_share(cache, row, tokens), *row_bytes(cache, row))
+
+
+def under_memory(cache: Any) -> NammCache:
+    """A cache that a memory watches; ValueError for any other."""
+    if not isinstance(cache, NammCache):
+        raise ValueError('the model has no memory attached; attach one, "keep-all" for the full context')
+    return cache
 
 
 def kept_share(cache: NammCache, row: int, tokens: int) -> Float[np.ndarray, " token"]:

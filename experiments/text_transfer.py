@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.played import Played, kept_share, row_bytes
+from experiments.played import Played, stayed
 from experiments.prompts import PromptSource, TaskMix
 from experiments.tasks import metrics
 from experiments.torch_engine import TorchEngine, rows, tensor
@@ -60,8 +60,7 @@ class TextTransfer:
         prompts = [source.prompt("test", seed) for seed in seeds]
         context, question = rows(source.arrays(prompts))
         cache = read(model, context)
-        shares = [kept_share(cache, row, len(prompt.context)) for row, prompt in enumerate(prompts)]
-        sizes = [row_bytes(cache, row) for row in range(len(seeds))]
+        found = [stayed(cache, row, len(prompt.context)) for row, prompt in enumerate(prompts)]
         limits = tensor(np.array([prompt.sample.max_new_tokens for prompt in prompts]))
         answers = decode(model, cache, question, limits, source.host.spec.eos_ids)
         texts = [source.host.tokenizer.decode(ids[ids >= 0].tolist(), skip_special_tokens=True) for ids in answers]
@@ -70,18 +69,13 @@ class TextTransfer:
             Played(
                 seed=seed,
                 returned=float(metrics.score(text, prompt.sample)),
-                steps=len(share),
+                steps=len(one.share),
                 cue=None,
                 cue_kept=None,
-                held=float(share.mean()),
-                kept=tuple(np.round(share, 3).tolist()),
-                cache_bytes=cache_bytes,
-                state_bytes=state_bytes,
                 seconds=seconds,
+                **one.fields(),
             )
-            for seed, prompt, text, share, (cache_bytes, state_bytes) in zip(
-                seeds, prompts, texts, shares, sizes, strict=True
-            )
+            for seed, prompt, text, one in zip(seeds, prompts, texts, found, strict=True)
         ]
 
     def score(self, returned: float) -> float:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 
 from experiments.tasks.encoding import Batch
 from hosts.pytorch.answer import Rows, answer
-from hosts.pytorch.pretrained import load_model, outline
+from hosts.pytorch.pretrained import everywhere, load_model, outline
 from namm.artefact import Memory
 
 
@@ -19,8 +19,7 @@ class TorchEngine:
     """
 
     def __init__(self, source: str | Path, dtype: str):
-        spread = "auto" if torch.accelerator.is_available() else None
-        self.model = load_model(source, getattr(torch, dtype), spread)
+        self.model = load_model(source, getattr(torch, dtype), everywhere())
         self.host = outline(source, self.model)
 
     def __call__(

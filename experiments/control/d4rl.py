@@ -10,6 +10,7 @@ from transformers import DecisionTransformerModel
 
 from experiments.control.batches import fold
 from experiments.control.datasets import Episode
+from hosts.pytorch.pretrained import from_hub
 
 RETURNS = 1000.0
 # Of the states of each data set: mean, then standard deviation.
@@ -77,10 +78,7 @@ def load_published(repository: str, data: str) -> DecisionTransformerModel:
 
     data: D4RL's name of what it was trained on. FileNotFoundError where neither the hub nor the disk has the model.
     """
-    try:
-        model = DecisionTransformerModel.from_pretrained(repository).eval()
-    except OSError as error:
-        raise FileNotFoundError(f"{repository}: no such folder, and the hub did not provide it: {error}") from error
+    model = from_hub(DecisionTransformerModel, repository).eval()
     zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
     mean, spread = (np.array(part, np.float32) for part in STATES[data])
     fold(model, Episode(mean, zero, zero), Episode(spread, one, RETURNS * one))

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from experiments.control.datasets import actions_as_vectors
 from experiments.control.tasks import ControlTask
-from experiments.played import Played, kept_share, row_bytes
-from hosts.pytorch.cache import NammCache
+from experiments.played import Played, Stayed, stayed, under_memory
 from hosts.pytorch.decision_transformer import Episodes
 
 KINDS = ("return", "state", "action")  # the tokens of a step, in order
@@ -97,20 +96,15 @@ def _played(player: Player, row: Row, place: int, seconds: float) -> Played:
     """The record of the episode in one row of the batch."""
     tokens = 3 * row.steps - 1  # the last action is not read any more
     if player.cache is None:
-        share, sizes = np.zeros(tokens), (0, 0)
-    elif not isinstance(player.cache, NammCache):
-        raise ValueError('the model has no memory attached; attach one, "keep-all" for the full context')
+        found = Stayed(np.zeros(tokens))
     else:
-        share, sizes = kept_share(player.cache, place, tokens), row_bytes(player.cache, place)
+        found = stayed(under_memory(player.cache), place, tokens)
     return Played(
         seed=row.seed,
         returned=row.returned,
         steps=row.steps,
         cue=row.cue,
-        cue_kept=None if row.cue is None else float(share[3 * row.cue + KINDS.index("state")]),
-        held=float(share.mean()),
-        kept=tuple(np.round(share, 3).tolist()),
-        cache_bytes=sizes[0],
-        state_bytes=sizes[1],
+        cue_kept=None if row.cue is None else float(found.share[3 * row.cue + KINDS.index("state")]),
         seconds=seconds,
+        **found.fields(),
     )

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.played import Played, kept_share, row_bytes
+from experiments.played import Played, stayed, under_memory
 from experiments.vision.pictures import png
 from experiments.vision.tasks import Clip, VisionTask, find_task
 from hosts.pytorch import settle
@@ -56,40 +56,24 @@ class VisionTransfer:
     def play(self, host: Viewer, seeds: Sequence[int], control: str | None) -> list[Played]:
         begin, model = time.perf_counter(), host.host.model
         clips, seen = zip(*[host.watch(self.task, seed) for seed in seeds], strict=True)
-        cache = host.host.read(seen)
-        if not isinstance(cache, NammCache):
-            raise ValueError('the model has no memory attached; attach one, "keep-all" for the full context')
+        cache = under_memory(host.host.read(seen))
         settle(model)
-        shares = [kept_share(cache, row, self.tokens) for row in range(len(seeds))]
-        sizes = [row_bytes(cache, row) for row in range(len(seeds))]
+        found = [stayed(cache, row, self.tokens) for row in range(len(seeds))]
         right = ask(host.host, cache, clips)
         seconds = (time.perf_counter() - begin) / len(seeds)
-        rows = zip(seeds, clips, shares, sizes, right, strict=True)
-        return [self._played(*row, seconds) for row in rows]
-
-    def _played(
-        self,
-        seed: int,
-        clip: Clip,
-        share: Float[np.ndarray, " token"],
-        sizes: tuple[int, int],
-        right: dict[str, float],
-        seconds: float,
-    ) -> Played:
-        """The record of one clip."""
-        return Played(
-            seed=seed,
-            returned=float(np.mean(list(right.values()))),
-            steps=self.task.frames,
-            cue=clip.place,
-            cue_kept=float(self.by_step(share.tolist())[clip.place]),
-            held=float(share.mean()),
-            kept=tuple(np.round(share, 3).tolist()),
-            cache_bytes=sizes[0],
-            state_bytes=sizes[1],
-            seconds=seconds,
-            parts=right,
-        )
+        return [
+            Played(
+                seed=seed,
+                returned=float(np.mean(list(parts.values()))),
+                steps=self.task.frames,
+                cue=clip.place,
+                cue_kept=float(self.by_step(one.share.tolist())[clip.place]),
+                seconds=seconds,
+                parts=parts,
+                **one.fields(),
+            )
+            for seed, clip, one, parts in zip(seeds, clips, found, right, strict=True)
+        ]
 
     def score(self, returned: float) -> float:
         return returned

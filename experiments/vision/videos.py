@@ -10,11 +10,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from experiments.played import Played, kept_share, row_bytes
+from experiments.played import Played, stayed, under_memory
 from experiments.vision.benchmarks import benchmark_folder, questions, read_frames
 from experiments.vision.pictures import png
 from hosts.pytorch import settle
-from hosts.pytorch.cache import NammCache
 from hosts.pytorch.video import VideoHost, load_video
 
 HOST = "llava-hf/LLaVA-NeXT-Video-7B-hf"
@@ -49,14 +48,14 @@ class VideoTransfer:
         self.name, self.host, self.frames, self.tokens = name, HOST, int(frames), FRAME_TOKENS * int(frames)
         self.questions = questions(benchmark, benchmark_folder(FOLDERS[benchmark]))
         self.seeds = len(self.questions)
+        self.longest = max((one.asked for one in self.questions), key=len)
 
     def load(self) -> Watcher:
         return Watcher(load_video(self.host))
 
     def model(self, host: Watcher) -> Any:
         """ValueError where the longest question would not fit behind the frames."""
-        longest = max((one.asked for one in self.questions), key=len)
-        words = sum(map(len, host.host.prompt(longest)))
+        words = sum(map(len, host.host.prompt(self.longest)))
         if words + self.tokens > host.host.positions:
             most = (host.host.positions - words) // FRAME_TOKENS
             raise ValueError(f"{self.name}: {self.host} has room for {most} frames and a question; take fewer")
@@ -71,13 +70,10 @@ class VideoTransfer:
         if (key := str(asked.video)) not in host.seen:
             host.seen[key] = host.host.pixels(read_frames(asked, self.frames))
         pixels = host.seen[key]
-        cache = host.host.read(pixels)
-        if not isinstance(cache, NammCache):
-            raise ValueError('the model has no memory attached; attach one, "keep-all" for the full context')
+        cache = under_memory(host.host.read(pixels))
         settle(host.host.model)
         before = len(host.host.prompt()[0])
-        share = kept_share(cache, 0, before + FRAME_TOKENS * len(pixels))[before:]
-        cache_bytes, state_bytes = row_bytes(cache, 0)
+        found = stayed(cache, 0, before + FRAME_TOKENS * len(pixels))
         right = float(host.host.choose(cache, asked.asked, len(asked.options)) == asked.answer)
         return Played(
             seed=seed,
@@ -85,12 +81,9 @@ class VideoTransfer:
             steps=len(pixels),
             cue=None,
             cue_kept=None,
-            held=float(share.mean()),
-            kept=tuple(np.round(share, 3).tolist()),
-            cache_bytes=cache_bytes,
-            state_bytes=state_bytes,
             seconds=time.perf_counter() - begin,
             parts={asked.group: right},
+            **found._replace(share=found.share[before:]).fields(),
         )
 
     def score(self, returned: float) -> float:

@@ -25,6 +25,19 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.float32, device_ma
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map=device_map, **options).eval()
 
 
+def everywhere() -> str | None:
+    """The `device_map` of a model that may take all accelerators that there are; None where there are none."""
+    return "auto" if torch.accelerator.is_available() else None
+
+
+def from_hub(kind: Any, source: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained`; FileNotFoundError where neither the disk nor the hub has it."""
+    try:
+        return kind.from_pretrained(source, **options)
+    except OSError as error:
+        raise FileNotFoundError(f"{source}: no such folder, and the hub did not provide it: {error}") from error
+
+
 def outline(source: str | Path, model: Any) -> Host:
     """Sizes, end tokens and tokenizer of a model from `load_model`, for prompts and tables.
 

@@ -9,6 +9,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaNextVideoForConditionalGeneration
 
+from hosts.pytorch.pretrained import everywhere, from_hub
+
 PROMPT = "USER: <video>\n{} ASSISTANT:"  # Vicuna's turns, as on the model's card
 
 
@@ -62,9 +64,5 @@ class VideoHost(NamedTuple):
 
 def load_video(source: str | Path, dtype: torch.dtype = torch.bfloat16) -> VideoHost:
     """A model of the hub or in a folder, on the accelerators that there are; FileNotFoundError where there is none."""
-    where = "auto" if torch.accelerator.is_available() else None
-    try:
-        model = LlavaNextVideoForConditionalGeneration.from_pretrained(source, dtype=dtype, device_map=where)
-        return VideoHost(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(source))
-    except OSError as error:
-        raise FileNotFoundError(f"{source}: no such folder, and the hub did not provide it: {error}") from error
+    model = from_hub(LlavaNextVideoForConditionalGeneration, source, dtype=dtype, device_map=everywhere())
+    return VideoHost(model.eval().requires_grad_(False), from_hub(AutoTokenizer, source))
