@@ -1,0 +1,67 @@
+"""Code completion: real files, whole statements, nothing between context and line, one split a file."""
+
+import ast
+import secrets
+
+import pytest
+
+from experiments.tasks import Split, load_task
+from experiments.tasks.code_completion import LEAST_ANSWER, sources, statements
+from experiments.tasks.encoding import encode, prompt_length
+from experiments.tasks.metrics import score
+from tests.experiments.test_tasks import SPLITS, byte_tokenizer
+
+SEED = secrets.randbelow(10**6)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("length", [300, 1200])
+def test_a_line_of_a_file_of_the_split_and_what_stands_before_it(length: int, split: Split):
+    tokenizer = byte_tokenizer(merges=500, chat=True)
+    task = load_task("code-completion")
+    sample = task.make(tokenizer, length, split, SEED)
+    assert task.make(tokenizer, length, split, SEED) == sample != task.make(tokenizer, length, split, SEED + 1)
+    assert prompt_length(tokenizer, sample) + sample.max_new_tokens <= length
+    opening, code = sample.context.split("\n", 1)
+    (answer,) = sample.answers
+    texts = {split: [one.path.read_text(encoding="utf-8") for one in sources()[split]] for split in SPLITS}
+    holding = [text for text in texts[split] if f"\n{code}{answer}\n" in text]
+    assert opening == "Please continue the following code. " and holding
+    before = holding[0][: holding[0].index(f"{code}{answer}\n")].rsplit("\n", 2)[1]
+    longer = f"{opening}\n{before}\n{code}{sample.question}"
+    tokens = len(tokenizer(longer)["input_ids"]) + sample.max_new_tokens
+    assert tokens > length, "one more line would have fitted"
+    assert len(answer.strip()) >= LEAST_ANSWER and ast.parse(answer.strip().replace("return", "pass; ", 1))
+    assert score(answer, sample) == 1 > score("", sample)
+    assert encode(tokenizer, sample, "chat").sample.target == answer
+
+
+def test_statements_fill_a_line_and_have_enough_before():
+    text = '''"""A text that is longer than the least."""
+first_of_all = "enough letters"
+"a text that stands alone, no answer"
+short = 1
+second = "a line"; third = "and another"
+with_comment = "a statement"  # and why
+colour = "#a0b1c2d3e4f5"
+several = [
+    "lines",
+]
+def function(): return "in the line of its head"
+if first_of_all:
+    nested_statement(several)
+'''
+    lines = text.split("\n")
+    assert [lines[place].split()[0] for place in statements(lines, 0)] == ["first_of_all", "nested_statement(several)"]
+    assert statements(lines, text.index("    nested")) == [] != statements(lines, text.index("    nested") - 1)
+
+
+def test_splits_hold_different_files():
+    paths = {split: {one.path for one in sources()[split]} for split in SPLITS}
+    assert all(len(found) > 300 for found in paths.values())
+    assert len(set.union(*paths.values())) == sum(map(len, paths.values()))
+
+
+def test_no_file_is_long_enough():
+    with pytest.raises(ValueError, match="length 1000000 is too long, no file of jax, matplotlib"):
+        load_task("code-completion").make(byte_tokenizer(merges=0), 10**6, "test", 0)
