@@ -117,9 +117,10 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         for source, groups in zip(sources, missing, strict=True):
             for names, indices in groups.items():
                 evaluator = Evaluator(source, [memory for memory in memories if memory.name in names], *options)
-                for answered in evaluator.batches(config.split, indices, config.trace):
-                    records.append(*answered)
-                    bar.advance(task, len({(v.memory, v.index) for v in answered.verdicts}))
+                for part in evaluator.parts(indices):
+                    for answered in evaluator.judge(config.split, part, config.trace):
+                        records.append(*answered)
+                        bar.advance(task, len(part) / entries[answered.verdicts[0].memory])
     records.rewrite(*places)
     table = whole.summary(records.verdicts, memories[0].name)
     write_references(folder, sources, config.split, config.prompts)

@@ -1,4 +1,4 @@
-"""Memories and policies on the same prompts, batch by batch."""
+"""Memories and policies on the same prompts, batch by batch and entry by entry."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from experiments.summary import WHOLE, Summary, Verdict, summarise
 from experiments.tasks import Split, metrics
 from experiments.tasks.encoding import Encoded
 from experiments.tasks.facts import facts, places
-from experiments.trace import Trace, kept_bits, pack, pack_counts, token_texts
+from experiments.trace import Trace, kept_bits, pack, pack_counts, together, token_texts
 
 
 class Finished(NamedTuple):
-    """Prompts that every entry has answered."""
+    """What entries have answered."""
 
     verdicts: list[Verdict]
     traces: list[Trace]
@@ -25,40 +25,32 @@ class Evaluator(Answering):
     """Judges the answers to prompts of its source."""
 
     def run(self, split: Split, prompts: int, progress: Callable[[int], None], trace: int) -> Finished:
-        """Every entry on the first prompts of a split (see `batches`)."""
+        """Every entry on the first prompts of a split (see `judge`); progress is told of prompts that all answered."""
         whole = Finished([], [])
-        for finished in self.batches(split, self.source.mix.order(prompts), trace):
-            whole.verdicts.extend(finished.verdicts)
-            whole.traces.extend(finished.traces)
-            progress(len(finished.verdicts) // len(self.entries))
-        return whole
+        for part in self.parts(self.source.mix.order(prompts)):
+            for finished in self.judge(split, part, trace):
+                whole.verdicts.extend(finished.verdicts)
+                whole.traces.extend(finished.traces)
+            progress(len(part))
+        return whole._replace(traces=together(whole.traces))
 
-    def batches(self, split: Split, indices: Sequence[int], trace: int) -> Iterator[Finished]:
-        """Batch by batch: a verdict an entry and prompt, entry-major, and traces of the prompts below `trace`.
+    def parts(self, indices: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Prompts that are answered together."""
+        for begin in range(0, len(indices), self.batch):
+            yield indices[begin : begin + self.batch]
+
+    def judge(self, split: Split, part: Sequence[int], trace: int) -> Iterator[Finished]:
+        """Entry by entry: a verdict a prompt of the part, and its own share of the traces of prompts below `trace`.
 
         Prompts longer than TRACED tokens, or answered by another engine, have no traces.
         """
-        trace = trace if self.traces else 0
-        for begin in range(0, len(indices), self.batch):
-            part = indices[begin : begin + self.batch]
-            prompts = [self.source.prompt(split, index) for index in part]
-            filled = prompts + prompts[-1:] * (self.batch - len(part))  # one batch shape, one compilation
-            limits = jnp.array([prompt.sample.max_new_tokens for prompt in filled])
-            traced = [row for row, index in enumerate(part) if index < trace]
-            kept: dict[int, dict[str, str]] = {row: {} for row in traced}
-            over: dict[int, dict[str, str]] = {row: {} for row in traced}
-            verdicts: list[Verdict] = []
-            for answered in self.answer(self.source.arrays(filled), limits):
-                verdicts += (found := self._verdicts(split, part, prompts, answered))
-                if kept and answered.entry.budget != WHOLE:
-                    origin = np.asarray(answered.places.origin)
-                    for row, bits in kept.items():
-                        tokens, name = len(prompts[row].context), found[row].entry
-                        bits[name] = pack(kept_bits(origin[:, row], tokens))
-                        if self.use.mode == "streaming":
-                            over[row][name] = _over_time(answered, row, tokens)
-            traces = [self._trace(part[row], prompts[row], kept[row], over[row]) for row in traced]
-            yield Finished(verdicts, traces)
+        prompts = [self.source.prompt(split, index) for index in part]
+        filled = prompts + prompts[-1:] * (self.batch - len(part))  # one batch shape, one compilation
+        limits = jnp.array([prompt.sample.max_new_tokens for prompt in filled])
+        traced = [row for row, index in enumerate(part) if self.traces and index < trace]
+        for answered in self.answer(self.source.arrays(filled), limits):
+            verdicts = self._verdicts(split, part, prompts, answered)
+            yield Finished(verdicts, [self._trace(verdicts[row], prompts[row], answered, row) for row in traced])
 
     def _verdicts(
         self, split: Split, part: Sequence[int], prompts: list[Encoded], answered: Answered
@@ -89,20 +81,21 @@ class Evaluator(Answering):
             verdicts.append(verdict)
         return verdicts
 
-    def _trace(self, index: int, prompt: Encoded, kept: dict[str, str], over: dict[str, str]) -> Trace:
-        host, sample = self.source.host, prompt.sample
+    def _trace(self, verdict: Verdict, prompt: Encoded, answered: Answered, row: int) -> Trace:
+        host, sample, tokens = self.source.host, prompt.sample, len(prompt.context)
+        part = answered.entry.budget != WHOLE
         return Trace(
             task=sample.task,
             mode=self.use.mode,
             length=self.source.mix.length,
-            index=index,
+            index=verdict.index,
             tokens=token_texts(host.tokenizer, prompt.context.tolist()),
             question=str(host.tokenizer.decode(prompt.question.tolist())),
             answers=sample.answers,
             facts=facts(sample),
             shape=(host.spec.layers, host.spec.kv_heads),
-            kept=kept,
-            over=over,
+            kept={verdict.entry: pack(kept_bits(np.asarray(answered.places.origin)[:, row], tokens))} if part else {},
+            over={verdict.entry: _over_time(answered, row, tokens)} if part and self.use.mode == "streaming" else {},
         )
 
     def summary(self, verdicts: Sequence[Verdict], reference: str) -> list[Summary]:

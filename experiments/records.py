@@ -1,4 +1,4 @@
-"""An evaluation on disk: its settings, and verdicts and traces that are appended batch by batch, so that it resumes."""
+"""An evaluation on disk: its settings, and verdicts and traces that are appended as they come, so that it resumes."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 
 from evolve.tracking import complete_lines
 from experiments.summary import Summary, Verdict
-from experiments.trace import Trace
+from experiments.trace import Trace, together
 from namm.artefact import Memory
 
 SETTINGS, TABLE, VERDICTS, TRACES = "evaluate.json", "table.json", "verdicts.jsonl", "traces.jsonl"
@@ -78,7 +78,7 @@ def finished(folder: Path, settings: Mapping[str, Any]) -> bool:
 
 
 class Records:
-    """Verdicts and traces in a folder. A batch's traces are written before its verdicts, which make it count."""
+    """Verdicts and traces in a folder. Traces are written before verdicts, which make them count."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,11 +108,11 @@ class Records:
         """Bring the files to what counts, in the order of lengths, of answering and of memories."""
         length, memory, prompt = ({one: n for n, one in enumerate(all_)} for all_ in (lengths, memories, order))
         self.verdicts.sort(key=lambda v: (length[v.length], prompt[v.index], memory[v.memory]))
-        self.traces = sorted(_together(self.traces), key=lambda t: (length[t.length], prompt[t.index]))
+        self.traces = sorted(together(self.traces), key=lambda t: (length[t.length], prompt[t.index]))
         write_records(self.folder, self.verdicts, self.traces)
 
     def append(self, verdicts: Sequence[Verdict], traces: Sequence[Trace]) -> None:
-        """Add a finished batch, on disk at once."""
+        """Add what an entry answered, on disk at once."""
         for name, added in ((TRACES, traces), (VERDICTS, verdicts)):
             with (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(_lines(added))
@@ -141,17 +141,7 @@ def read_traces(folder: Path) -> list[Trace]:
     def exact(row: dict[str, Any]) -> Trace:
         return Trace(**{**row, **{name: tuple(row[name]) for name in ("tokens", "answers", "facts", "shape")}})
 
-    return _together(_read(folder / TRACES, Trace, exact))
-
-
-def _together(traces: Sequence[Trace]) -> list[Trace]:
-    """One trace a mode and prompt, of all memories that answered it; of one that did so twice the later record."""
-    whole: dict[tuple[str, int, int], Trace] = {}
-    for trace in traces:
-        before = whole.get(place := (trace.mode, trace.length, trace.index), trace)
-        kept, over = {**before.kept, **trace.kept}, {**before.over, **trace.over}
-        whole[place] = dataclasses.replace(trace, kept=kept, over=over)
-    return list(whole.values())
+    return together(_read(folder / TRACES, Trace, exact))
 
 
 def read_table(folder: Path) -> list[Summary]:

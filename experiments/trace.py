@@ -3,7 +3,7 @@
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -148,3 +148,12 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple
         once, twice = (str(tokenizer.decode([token] * n)) for n in (1, 2))
         texts[token] = twice[len(once) :] or once
     return tuple(texts[token] for token in ids)
+
+
+def together(traces: Sequence[Trace]) -> list[Trace]:
+    """One trace a mode and prompt, of all memories that answered it; of one that did so twice the later record."""
+    whole: dict[tuple[str, int, int], Trace] = {}
+    for trace in traces:
+        before = whole.get(place := (trace.mode, trace.length, trace.index), trace)
+        whole[place] = replace(trace, kept={**before.kept, **trace.kept}, over={**before.over, **trace.over})
+    return list(whole.values())

@@ -1,6 +1,7 @@
 """An evaluation that is killed and resumed is the uninterrupted one."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,15 @@ def found(folder: Path) -> tuple[Any, Any, Any]:
     return verdicts, read_traces(folder), [replace(row, seconds=0.0) for row in read_table(folder)]
 
 
-@pytest.mark.parametrize("batches", [1, 4])
+@pytest.mark.parametrize("answered", [1, 2, 9])  # of three entries a batch, three batches a length
 def test_killed_and_resumed(
-    batches: int, config: EvaluateConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answered: int, config: EvaluateConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, folder=tmp_path)
     append, written = Records.append, []
 
     def killed(self: Records, verdicts: Any, traces: Any) -> None:
-        if len(written) == batches:  # in the middle of a batch: one whole line, one torn
+        if len(written) == answered:  # in the middle of an entry's batch: one whole line, one torn
             append(self, verdicts[:1], traces)
             with (tmp_path / "verdicts.jsonl").open("a") as file:
                 file.write('{"memory": "torn')
@@ -66,10 +67,20 @@ def test_killed_and_resumed(
         evaluate(config, QUIET)
     assert not (tmp_path / "table.json").exists()
     monkeypatch.undo()
-    again: list[int] = []
-    monkeypatch.setattr(Records, "append", lambda self, v, t: (again.append(len(v)), append(self, v, t)))
+    entries = {"streaming-llm": 2, "keep-all": 1}
+    counts = Counter((v.memory, v.length, v.index) for v in read_verdicts(tmp_path))
+    whole_ones = {prompt for prompt, count in counts.items() if count == entries[prompt[0]]}
+    again: Counter[tuple[str, int, int]] = Counter()
+
+    def counting(self: Records, verdicts: Any, traces: Any) -> None:
+        again.update((v.memory, v.length, v.index) for v in verdicts)
+        append(self, verdicts, traces)
+
+    monkeypatch.setattr(Records, "append", counting)
     evaluate(config, QUIET)
-    assert len(again) == 6 - batches  # two lengths of three batches
+    assert (whole_ones or answered == 1) and not whole_ones & set(again)
+    assert len(again) == 2 * 2 * 5 - len(whole_ones)
+    assert all(count == entries[name] for (name, *_), count in again.items())
     assert found(tmp_path) == found(whole)
     assert len(found(whole)[0]) == 2 * 3 * 5 and len(found(whole)[1]) == 2 * 3
     assert list(dict.fromkeys(v.index for v in found(whole)[0])) == [0, 2, 4, 1, 3]  # task by task
