@@ -41,7 +41,8 @@ def check_settings(
     """ValueError, naming the field, where the folder holds a run with other settings or something else.
 
     name: the file of the settings, without which there must be none of the `results` either. more: fields of which
-    there may now be more than before: lists that hold the old one's items, and larger numbers.
+    there may now be more than before: lists that hold the old one's items, and larger numbers; with them may come
+    contents that the folder has not seen.
     """
     path = folder / name
     if not path.is_file():
@@ -51,11 +52,9 @@ def check_settings(
     before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
     for field in more:
         old, new = before.get(field), now[field]
-        if isinstance(new, list) and isinstance(old, list) and set(old) <= set(new):
-            contents = [f"contents of {item}" for item in set(new) - set(old)]
-            before |= {field: new} | {name: now[name] for name in contents if name in now}
-        elif isinstance(new, int) and isinstance(old, int) and old <= new:
-            before[field] = new
+        lists = isinstance(new, list) and isinstance(old, list) and old != new and set(old) <= set(new)
+        if lists or (isinstance(new, int) and isinstance(old, int) and old < new):
+            before = {key: now[key] for key in now if key.startswith("contents of ")} | before | {field: new}
     check_same(before, settings, path)
 
 

@@ -31,6 +31,7 @@ from namm.model import NammPolicy
 from namm.policies import POLICIES
 
 SETTINGS, RECORDS, ROWS = "settings.json", "episodes.jsonl", "transfer.json"
+MORE = ("task", "budget", "policy", "random", "episodes")  # of which a folder may be given more
 KEEP_ALL = "keep-all"
 FAMILIES = {
     "control": ("tmaze", "hopper", "d4rl"),
@@ -90,7 +91,8 @@ class Entry:
 def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
     """Play what the folder does not hold yet, print the table; write table, figures and page.
 
-    ValueError, naming the field, for settings that cannot work or a folder that was begun with others.
+    ValueError, naming the field, for settings that cannot work or a folder that was begun with others; more tasks,
+    budgets, policies, random memories and episodes go on.
     """
     use_data_folder(config.data_dir)
     tasks = [find_task(name) for name in config.task]
@@ -111,7 +113,7 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
     used = [memory for memory in memories if any(memory in found for found in served.values())]
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "batch", "data_dir")}
     settings |= memory_contents(used) | {f"contents of {name}": contents(model) for name, model in models.items()}
-    check_settings(config.folder, settings, SETTINGS, (RECORDS, ROWS))
+    check_settings(config.folder, settings, SETTINGS, (RECORDS, ROWS), MORE)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_whole(config.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
     records = complete_lines(config.folder / RECORDS)
@@ -125,6 +127,9 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
                     file.write("".join(json.dumps(line) + "\n" for line in lines))
                 records += lines
                 bar.advance(shown, len(lines))
+    order = {(task.name, entry.name, entry.label): place for place, (task, entry) in enumerate(work)}
+    records.sort(key=lambda one: (order[one["task"], one["memory"], one["budget"]], one["seed"]))
+    write_whole(config.folder / RECORDS, "".join(json.dumps(one) + "\n" for one in records))
     rows = summarise(records, tasks, memories[0].name)
     write_whole(config.folder / ROWS, json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     write_views(config.folder, rows, records, tasks, hosts, refused, console)

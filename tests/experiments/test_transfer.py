@@ -96,6 +96,25 @@ def test_a_killed_run_goes_on(model, tmp_path: Path, monkeypatch: pytest.MonkeyP
         transfer(config(tmp_path / "part", interval=32, **few), QUIET)
 
 
+def test_a_finished_run_grows(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"policy": ("keydiff",), "random": 0, "budget": (0.25,), "episodes": 1, "batch": 1}
+    transfer(config(tmp_path / "grown", **few), QUIET)
+    more = few | {"policy": ("h2o", "keydiff"), "random": 1, "budget": (0.5, 0.25), "episodes": 2}
+    played, run = [], module.run
+    monkeypatch.setattr(module, "run", lambda *given: (played.append(given), run(*given))[1])
+    rows = transfer(config(tmp_path / "grown", **more), QUIET)
+    assert len(played) == (2 + 2 * 4) * 2 - (2 + 2)
+    again = transfer(config(tmp_path / "once", **more), QUIET)
+    assert lines(tmp_path / "grown") == lines(tmp_path / "once")
+    assert [(row.memory, row.budget, row.score) for row in rows] == [(r.memory, r.budget, r.score) for r in again]
+    with pytest.raises(ValueError, match=r"budget: .*Choose another --folder"):
+        transfer(config(tmp_path / "grown", **few), QUIET)
+    with torch.no_grad():
+        model.embed_state.weight.mul_(2)
+    with pytest.raises(ValueError, match=r"contents of dt-tmaze"):
+        transfer(config(tmp_path / "grown", **more | {"episodes": 3}), QUIET)
+
+
 def test_a_batch_is_its_episodes() -> None:
     """Whatever plays beside it: hoppers that fall leave the batch on the way."""
     model, task, seeds, memory = untrained(11), find_task("hopper"), list(range(4)), load("smollm2")
