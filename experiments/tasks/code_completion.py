@@ -1,9 +1,10 @@
-"""Code completion in the form of LongBench's `lcc` (LCC, arXiv 2306.14893): the next line of a real Python file.
+"""Code completion after LongBench's `lcc` (LCC, arXiv 2306.14893), with its metric: the next line of a Python file.
 
 LCC's files come from GitHub; here they are those of packages that this library asks for, so that the task needs neither
 hub nor files. Equal versions of the packages (`constraints.txt`) give equal samples; other versions give others.
-Differences from LCC: one language, the context stands just before the line, nothing is cut out of its middle, and the
-line is a whole statement (LCC takes any line of code). Files resemble each other across splits.
+Differences from LCC: one language, the context stands just before the line, nothing is cut out of its middle, the line
+is a whole statement (LCC takes any line of code), and no words stand around the code, which ends with the line before:
+behind LongBench's "Next line of code:" small models write comments. Files resemble each other across splits.
 """
 
 import ast
@@ -35,7 +36,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class CodeCompletion:
-    """As many lines as fit before a line that is asked for."""
+    """As many lines as fit before a line that is asked for; the last of them stands behind the context."""
 
     name: str = "code-completion"
 
@@ -55,21 +56,22 @@ class CodeCompletion:
                 "line; use a shorter length"
             )
 
+        last = max(place for place in range(asked) if lines[place].strip())
+
         def build(size: int) -> Sample:
-            before = "".join(f"{line}\n" for line in lines[asked - size : asked])
             return Sample(
                 task=self.name,
-                context=f"Please continue the following code. \n{before}",
-                question="Next line of code:\n",
+                context="".join(f"{line}\n" for line in lines[last - size : last]),
+                question=lines[last],
                 prefix="",
                 answers=(lines[asked],),
-                target=lines[asked],
+                target="\n" * (asked - last) + lines[asked],
                 metric="code_similarity",
                 max_new_tokens=64,
                 chat=False,
             )
 
-        return largest(tokenizer, length, build, 1, asked)
+        return largest(tokenizer, length, build, 1, last)
 
 
 @cache

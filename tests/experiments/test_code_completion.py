@@ -2,6 +2,7 @@
 
 import ast
 import secrets
+from dataclasses import replace
 
 import pytest
 
@@ -22,18 +23,19 @@ def test_a_line_of_a_file_of_the_split_and_what_stands_before_it(length: int, sp
     sample = task.make(tokenizer, length, split, SEED)
     assert task.make(tokenizer, length, split, SEED) == sample != task.make(tokenizer, length, split, SEED + 1)
     assert prompt_length(tokenizer, sample) + sample.max_new_tokens <= length
-    opening, code = sample.context.split("\n", 1)
     (answer,) = sample.answers
-    texts = {split: [one.path.read_text(encoding="utf-8") for one in sources()[split]] for split in SPLITS}
-    holding = [text for text in texts[split] if f"\n{code}{answer}\n" in text]
-    assert opening == "Please continue the following code. " and holding
-    before = holding[0][: holding[0].index(f"{code}{answer}\n")].rsplit("\n", 2)[1]
-    longer = f"{opening}\n{before}\n{code}{sample.question}"
-    tokens = len(tokenizer(longer)["input_ids"]) + sample.max_new_tokens
+    gap = sample.target.removesuffix(answer)
+    code = f"{sample.context}{sample.question}{gap}{answer}\n"
+    texts = [one.path.read_text(encoding="utf-8") for one in sources()[split]]
+    text = next(text for text in texts if f"\n{code}" in text)
+    before = text[: text.index(f"\n{code}")].rsplit("\n", 1)[-1]
+    longer = replace(sample, context=f"{before}\n{sample.context}")
+    tokens = prompt_length(tokenizer, longer) + sample.max_new_tokens
     assert tokens > length, "one more line would have fitted"
+    assert sample.question.strip() and set(gap) == {"\n"} and sample.context.endswith("\n")
     assert len(answer.strip()) >= LEAST_ANSWER and ast.parse(answer.strip().replace("return", "pass; ", 1))
-    assert score(answer, sample) == 1 > score("", sample)
-    assert encode(tokenizer, sample, "chat").sample.target == answer
+    assert score(sample.target, sample) == 1 > score("", sample)
+    assert tokenizer.decode(encode(tokenizer, sample, "chat").target) == sample.target
 
 
 def test_statements_fill_a_line_and_have_enough_before():
