@@ -104,8 +104,8 @@ def prompt_length(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> int:
 def encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, template: Template) -> Encoded:
     """Token ids of a sample, cut into context, question (never empty) and target.
 
-    The target follows a space unless the prompt ends or it begins in white space, and is tokenised with the prompt, so that greedy
-    decoding of the right answer gives just these ids; only where a token spans both is it tokenised alone.
+    The target follows a space unless the prompt ends or it begins in white space. It is tokenised with the prompt, so
+    that greedy decoding of the right answer gives just these ids; only where a token spans both is it tokenised alone.
     """
     text, boundary = render(tokenizer, sample, template)
     spaced = not text or text[-1].isspace() or sample.target[:1].isspace()
