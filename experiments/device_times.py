@@ -25,6 +25,8 @@ from namm.contract import NO_PARAMETERS, Parameters
 from namm.memory import Layout
 from namm.policies import load_policy
 
+KEPT = 4  # tokens of a prompt for each that is kept
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -40,6 +42,8 @@ class Sizes:
         for one in fields(self):
             if getattr(self, one.name) < 1:
                 raise ValueError(f"sizes.{one.name} is {getattr(self, one.name)}; expected 1 or more")
+        if self.length < KEPT:
+            raise ValueError(f"sizes.length is {self.length}; expected {KEPT} or more, of which 1 in {KEPT} is kept")
 
 
 class Timing(NamedTuple):
@@ -72,7 +76,7 @@ def timings(run: RunConfig, sizes: Sizes) -> tuple[Limits, list[Timing]]:
     dtype = jnp.dtype(run.dtype)
     host, itemsize = load_host(run.host, dtype=dtype, rope=run.rope), dtype.itemsize
     spec, memory = host.spec, random_memory(run)
-    pop, prompts, length, kept = sizes.candidates, sizes.prompts, sizes.length, sizes.length // 4
+    pop, prompts, length, kept = sizes.candidates, sizes.prompts, sizes.length, sizes.length // KEPT
     engine = make_engine(spec, memory.policy, memory.selection, length)
     rows, schedule = pop * prompts, Schedule(memory.interval, min(128, memory.interval), kept)
     many = memory.population

@@ -41,6 +41,8 @@ class TrainConfig(FitConfig):
     save_every: int = 25
 
     def __post_init__(self) -> None:
+        if self.host not in (known := sorted({task.host for task in TASKS.values()})):
+            raise ValueError(f"host is {self.host!r}; expected one of {', '.join(known)}")
         if min(self.steps, self.tokens, self.blanks, self.warmup) < 1 or self.aligned < 0:
             raise ValueError(f"{self}; expected sizes of 1 or more")
 

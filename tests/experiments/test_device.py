@@ -136,3 +136,5 @@ def test_bad_settings(change: dict, message: str) -> None:
         DeviceConfig(**change)
     with pytest.raises(ValueError, match=r"sizes\.rounds is 0"):
         Sizes(rounds=0)
+    with pytest.raises(ValueError, match="length is 3; expected 4 or more"):
+        Sizes(length=3)

@@ -94,3 +94,5 @@ def test_a_killed_run_gives_the_same_projector(tmp_path: Path, monkeypatch: pyte
 def test_settings_that_cannot_work() -> None:
     with pytest.raises(ValueError, match="expected sizes of 1 or more"):
         TrainConfig(steps=0)
+    with pytest.raises(ValueError, match="host is 'nope'; expected one of llava-smollm2"):
+        TrainConfig(host="nope")
