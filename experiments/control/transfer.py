@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import flatdim
 from jaxtyping import Float
 
 from experiments.control.d4rl import load_published
@@ -14,20 +15,31 @@ from hosts.pytorch.decision_transformer import Episodes, load_player
 
 
 class ControlTransfer:
-    """Episodes of a Decision Transformer; a step is three tokens: return to go, state, action."""
+    """Episodes of a Decision Transformer; a step is three tokens: return to go, state, action.
+
+    name: of a task, or TASK@HOST for a host of one's own: a name or a folder.
+    """
 
     controls, unit, step, seeds = ("context-1",), "episodes", "timestep", None
 
     def __init__(self, name: str):
-        self.task = find_task(name)
-        self.name, self.host, self.tokens = name, self.task.host, 3 * self.task.context
+        task, _, host = name.partition("@")
+        self.task = find_task(task)
+        self.name, self.host, self.tokens = name, host or self.task.host, 3 * self.task.context
 
     def load(self) -> Any:
-        if self.name in D4RL:
+        if self.task.name in D4RL:
             return load_published(self.host, self.task.data)
         return load_player(self.host)
 
     def model(self, host: Any) -> Any:
+        """ValueError where the host is one of other states or actions, or of shorter episodes."""
+        env, has = self.task.make(), host.config
+        asked = (flatdim(env.observation_space), flatdim(env.action_space), self.task.context)
+        if (has.state_dim, has.act_dim) != asked[:2] or has.max_ep_len < asked[2]:
+            numbers = "{} numbers a state, {} an action and {} steps"
+            given = numbers.format(has.state_dim, has.act_dim, has.max_ep_len)
+            raise ValueError(f"{self.name}: {self.host} has {given}; expected {numbers.format(*asked)}")
         return host
 
     def play(self, host: Any, seeds: Sequence[int], control: str | None) -> list[Played]:

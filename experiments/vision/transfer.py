@@ -38,13 +38,15 @@ class VisionTransfer:
 
     The memory reads the clip, updates once more at its end, and meets the questions after that. A question counts as
     answered where the likeliest token of the whole vocabulary is the first of the answer's (all answers' differ).
+    name: of a task, or TASK@HOST for a host of one's own: a folder that holds a projector.
     """
 
     controls, unit, step, seeds = (), "clips", "frame", None
 
     def __init__(self, name: str):
-        self.task = find_task(name)
-        self.name, self.host, self.tokens = name, self.task.host, 1 + TOKENS * self.task.frames
+        task, _, host = name.partition("@")
+        self.task = find_task(task)
+        self.name, self.host, self.tokens = name, host or self.task.host, 1 + TOKENS * self.task.frames
 
     def load(self) -> Viewer:
         return Viewer(load_vision(self.host))

@@ -259,6 +259,22 @@ def test_what_is_not_served_is_named(model) -> None:
     assert [one.name for one in served] == ["keydiff"] and list(refused) == ["expected-attention"]
 
 
+def test_a_host_of_ones_own(tmp_path: Path) -> None:
+    own = untrained(8)
+    with torch.no_grad():
+        own.predict_action[0].bias.copy_(torch.tensor([5.0, 0.0, 0.0]))
+    own.save_pretrained(tmp_path / "host")
+    task = module.find_task(f"tmaze-20@{tmp_path / 'host'}")
+    assert (task.host, task.tokens) == (str(tmp_path / "host"), 66) and "@" in task.name
+    loaded = load_player(task.host)
+    torch.testing.assert_close(dict(loaded.named_parameters()), dict(own.named_parameters()))
+    assert task.model(loaded) is loaded
+    with pytest.raises(ValueError, match="has 8 numbers a state, 3 an action and 1000 steps; expected 11 numbers a"):
+        ControlTransfer(f"hopper@{tmp_path / 'host'}").model(loaded)
+    with pytest.raises(FileNotFoundError, match="nowhere: no Decision Transformer"):
+        transfer(config(tmp_path / "out", task=("tmaze-20@nowhere",)), QUIET)
+
+
 def test_shipped_hosts_load() -> None:
     assert load_player("dt-tmaze").config.max_ep_len >= find_task("tmaze-300").context
     with pytest.raises(FileNotFoundError, match="expected dt-"):

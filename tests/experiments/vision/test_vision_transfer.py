@@ -104,3 +104,10 @@ def test_the_same_command(viewer: Viewer, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(records.splitlines()) == 2 * 4 * (1 + 2 * len(served)) and json.loads(records.splitlines()[0])["parts"]
     monkeypatch.setattr("experiments.transfer.run", None)
     assert transfer(config, Console(quiet=True)) == rows
+
+
+def test_a_host_of_ones_own() -> None:
+    task = VisionTransfer("vqa-4@runs/nowhere")
+    assert (task.host, task.task.name, task.tokens) == ("runs/nowhere", "vqa-4", 17)
+    with pytest.raises(FileNotFoundError, match="runs/nowhere: no vision host"):
+        task.load()
