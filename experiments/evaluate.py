@@ -1,6 +1,7 @@
 """Memories and policies on the same prompts, batch by batch and entry by entry."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -48,9 +49,10 @@ class Evaluator(Answering):
         filled = prompts + prompts[-1:] * (self.batch - len(part))  # one batch shape, one compilation
         limits = jnp.array([prompt.sample.max_new_tokens for prompt in filled])
         traced = [row for row, index in enumerate(part) if self.traces and index < trace]
+        blank = {row: self._trace(part[row], prompts[row]) for row in traced}
         for answered in self.answer(self.source.arrays(filled), limits):
             verdicts = self._verdicts(split, part, prompts, answered)
-            yield Finished(verdicts, [self._trace(verdicts[row], prompts[row], answered, row) for row in traced])
+            yield Finished(verdicts, [self._kept(blank[row], verdicts[row], answered, row) for row in traced])
 
     def _verdicts(
         self, split: Split, part: Sequence[int], prompts: list[Encoded], answered: Answered
@@ -81,22 +83,31 @@ class Evaluator(Answering):
             verdicts.append(verdict)
         return verdicts
 
-    def _trace(self, verdict: Verdict, prompt: Encoded, answered: Answered, row: int) -> Trace:
-        host, sample, tokens = self.source.host, prompt.sample, len(prompt.context)
-        part = answered.entry.budget != WHOLE
+    def _trace(self, index: int, prompt: Encoded) -> Trace:
+        """Of no entry yet."""
+        host, sample = self.source.host, prompt.sample
         return Trace(
             task=sample.task,
             mode=self.use.mode,
             length=self.source.mix.length,
-            index=verdict.index,
+            index=index,
             tokens=token_texts(host.tokenizer, prompt.context.tolist()),
             question=str(host.tokenizer.decode(prompt.question.tolist())),
             answers=sample.answers,
             facts=facts(sample),
             shape=(host.spec.layers, host.spec.kv_heads),
-            kept={verdict.entry: pack(kept_bits(np.asarray(answered.places.origin)[:, row], tokens))} if part else {},
-            over={verdict.entry: _over_time(answered, row, tokens)} if part and self.use.mode == "streaming" else {},
+            kept={},
+            over={},
         )
+
+    def _kept(self, trace: Trace, verdict: Verdict, answered: Answered, row: int) -> Trace:
+        """With what an entry kept; the full cache keeps everything."""
+        if answered.entry.budget == WHOLE:
+            return trace
+        bits = pack(kept_bits(np.asarray(answered.places.origin)[:, row], verdict.tokens))
+        streaming = self.use.mode == "streaming"
+        over = {verdict.entry: _over_time(answered, row, verdict.tokens)} if streaming else {}
+        return replace(trace, kept={verdict.entry: bits}, over=over)
 
     def summary(self, verdicts: Sequence[Verdict], reference: str) -> list[Summary]:
         """One row an entry, in the given order; differences are paired by prompt (see `Summary`)."""

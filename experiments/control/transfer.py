@@ -1,6 +1,7 @@
 """The control tasks as `namm transfer` plays them."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,15 @@ class ControlTransfer:
             return load_published(self.host, self.task.data)
         return load_player(self.host)
 
+    @cached_property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of a state and of an action."""
+        env = self.task.make()
+        return flatdim(env.observation_space), flatdim(env.action_space)
+
     def model(self, host: Any) -> Any:
         """ValueError where the host is one of other states or actions, or of shorter episodes."""
-        env, has = self.task.make(), host.config
-        asked = (flatdim(env.observation_space), flatdim(env.action_space), self.task.context)
+        asked, has = (*self.sizes, self.task.context), host.config
         if (has.state_dim, has.act_dim) != asked[:2] or has.max_ep_len < asked[2]:
             numbers = "{} numbers a state, {} an action and {} steps"
             given = numbers.format(has.state_dim, has.act_dim, has.max_ep_len)
