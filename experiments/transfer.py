@@ -183,7 +183,7 @@ def contents(model: Any) -> str:
 
 def find_task(name: str) -> Task:
     """A task by name; ValueError for an unknown one, ImportError without the extra that it needs."""
-    first = re.split("[-:]", name)[0]
+    first = re.split("[-:@]", name)[0]
     family = next((family for family, names in FAMILIES.items() if first in names), None)
     if family == "control":
         from experiments.control.transfer import ControlTransfer

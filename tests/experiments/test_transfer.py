@@ -270,7 +270,7 @@ def test_a_host_of_ones_own(tmp_path: Path) -> None:
     torch.testing.assert_close(dict(loaded.named_parameters()), dict(own.named_parameters()))
     assert task.model(loaded) is loaded
     with pytest.raises(ValueError, match="has 8 numbers a state, 3 an action and 1000 steps; expected 11 numbers a"):
-        ControlTransfer(f"hopper@{tmp_path / 'host'}").model(loaded)
+        module.find_task(f"hopper@{tmp_path / 'host'}").model(loaded)
     with pytest.raises(FileNotFoundError, match="nowhere: no Decision Transformer"):
         transfer(config(tmp_path / "out", task=("tmaze-20@nowhere",)), QUIET)
 
