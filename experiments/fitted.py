@@ -1,20 +1,22 @@
-"""A start for the search: a linear score fitted to how strongly question and answer attend to a context's tokens.
+"""A start for the search: a score fitted to how strongly question and answer attend to a context's tokens.
 
 What the tokens to come will look at is known after the fact, from the full cache's own pass over question and answer:
 a least-squares fit of its logarithm, one for every set of parameters of the memory, with more weight on the tokens that
-are looked at most, since they alone decide what a small cache answers. Where the memory has a threshold, a share of the
-tokens scores above it.
+are looked at most, since they alone decide what a small cache answers. A linear score is solved for, an MLP descends
+(Adam). Where the memory has a threshold, a share of the tokens scores above it.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
 
 from experiments.objective import KEEP_ALL
 from experiments.recordings import Record, stack
@@ -25,6 +27,8 @@ from hosts.stream import Engine, Stream, read
 from namm.artefact import Memory
 from namm.content import standardise
 from namm.contract import Observation, Parameters, PolicyState
+from namm.model import NammPolicy
+from namm.network import make_scorer
 from namm.policies.base import BasePolicy
 
 ATTENDED = "attended"
@@ -33,7 +37,8 @@ FLOOR = 1e-5  # attention below it is as good as none
 # quarter kept, a set for every head): log-likelihood of a target token -0.506 with equal weights, -0.425 with 11 for
 # those a standard deviation above their head's mean, -0.419 with this; full cache -0.403.
 LEAST, MOST = -3.0, 4.0
-RIDGE = 10.0
+RIDGE = 10.0  # of a linear score
+STEPS, RATE, TOKENS = 1500, 3e-3, 4096  # of an MLP's descent: steps, their first length, tokens drawn for one
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,16 @@ def attended(engine: Engine, params: Params, stream: Stream, prompt: Batch) -> F
     return done.state.running[ATTENDED][..., : shape[3]]
 
 
-def _features(engine: Engine, frozen: Any, stream: Stream) -> Float[Array, "layer batch head slot width"]:
-    known, _ = _over(partial(engine.policy.features, frozen))(stream.state, stream.cache)  # type: ignore[attr-defined]
-    return known
+class Tokens(NamedTuple):
+    """Tokens of prompts: what the scorer sees of them, and the standardised log attention that they get afterwards."""
+
+    known: Float[Array | np.ndarray, "*axes slot width"]
+    wanted: Float[Array | np.ndarray, "*axes slot"]
+    valid: Bool[Array | np.ndarray, "*axes slot"]
+
+    @property
+    def weight(self) -> Float[Array, "*axes slot"]:
+        return jnp.exp(jnp.clip(self.wanted, LEAST, MOST)) * self.valid
 
 
 def _over(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,52 +85,109 @@ def _over(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _moments(
-    engine: Engine, params: Params, frozen: Any, stream: Stream, prompt: Batch
-) -> tuple[Float[Array, "layer head width width"], Float[Array, "layer head width"]]:
-    """Weighted sums of products of the features (a 1 behind them) with themselves and with the log attention."""
+def _tokens(engine: Engine, params: Params, frozen: Any, stream: Stream, prompt: Batch) -> Tokens:
+    """Axes: layer, batch, head."""
     wanted = jnp.log(attended(engine, params, stream, prompt) + FLOOR)
-    known = _features(engine, frozen, stream)
-    known = jnp.concatenate([known, jnp.ones_like(known[..., :1])], axis=-1)
-    wanted = _over(standardise)(wanted, stream.cache.valid)
-    weight = jnp.exp(jnp.clip(wanted, LEAST, MOST)) * stream.cache.valid
-    weighted = known * weight[..., None]
-    return jnp.einsum("lbhsi,lbhsj->lhij", weighted, known), jnp.einsum("lbhsi,lbhs->lhi", weighted, wanted)
+    known, _ = _over(partial(engine.policy.features, frozen))(stream.state, stream.cache)  # type: ignore[attr-defined]
+    return Tokens(known, _over(standardise)(wanted, stream.cache.valid), stream.cache.valid)
+
+
+@partial(jax.jit, static_argnums=1)
+def _moments(tokens: Tokens, shared: tuple[int, ...]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Weighted sums of products of the features (a 1 behind them) with themselves and with what is wanted."""
+    known = jnp.concatenate([tokens.known, jnp.ones_like(tokens.known[..., :1])], axis=-1)
+    weighted = known * tokens.weight[..., None]
+    products = jnp.einsum("lbhsi,lbhsj->lhij", weighted, known)
+    sums = jnp.einsum("lbhsi,lbhs->lhi", weighted, tokens.wanted)
+    return jnp.sum(products, axis=shared), jnp.sum(sums, axis=shared)
+
+
+def _solved(batches: Iterable[Tokens], shared: tuple[int, ...]) -> dict[str, dict[str, np.ndarray]]:
+    """A linear score's parameters, by the normal equations in float64."""
+    found = [[np.asarray(x, np.float64) for x in _moments(tokens, shared)] for tokens in batches]
+    products, sums = (np.sum(parts, axis=0) for parts in zip(*found, strict=True))
+    weights = np.linalg.solve(products + RIDGE * np.eye(products.shape[-1]), sums[..., None])[..., 0]
+    return {"score": {"kernel": weights[..., :-1, None], "bias": weights[..., -1:]}}
+
+
+def _descended(batches: Iterable[Tokens], policy: NammPolicy) -> dict[str, dict[str, np.ndarray]]:
+    """An MLP's parameters, from random ones that see features of zero mean and unit variance."""
+    parts = [jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 1, 2), tokens) for tokens in batches]
+    whole = Tokens(*(np.concatenate(leaf, axis=2) for leaf in zip(*parts, strict=True)))  # layer, head, batch, slot
+    sets, width = policy.config.scorer.sets, policy.config.width
+    count = math.prod(sets)
+    known = whole.known.reshape(count, -1, width)
+    wanted, valid = (x.reshape(count, -1) for x in (whole.wanted, whole.valid))
+    mean = np.mean(known, axis=1, where=valid[..., None], keepdims=True)
+    deviation = np.std(known, axis=1, where=valid[..., None], keepdims=True) + 1e-6
+    start = jax.tree.map(lambda x: x.reshape(count, *x.shape[len(sets) :]), policy.initial_scorer()["params"])
+    draw = jax.nn.initializers.lecun_normal(batch_axis=0)
+    start["inner"]["kernel"] = draw(jax.random.key(0), start["inner"]["kernel"].shape)
+    scorer = make_scorer("mlp", policy.config.scorer.hidden)
+    found = _descend(scorer, start, Tokens((known - mean) / deviation, wanted, valid))
+    for name in ("inner", "score"):  # of the features as they are
+        layer = found[name]
+        layer["kernel"] = layer["kernel"] / np.swapaxes(deviation, 1, 2)
+        layer["bias"] = layer["bias"] - (mean @ layer["kernel"])[:, 0]
+    return jax.tree.map(lambda x: x.reshape(*sets, *x.shape[1:]), found)
+
+
+def _descend(scorer: Any, start: PyTree, tokens: Tokens) -> dict[str, dict[str, np.ndarray]]:
+    """Adam on the weighted squared error of tokens drawn at random; every set by itself."""
+    adam = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+
+    def error(params: PyTree, drawn: Tokens) -> Array:
+        scores = jax.vmap(lambda p, x, v: scorer.apply({"params": p}, x, v))(params, drawn.known, drawn.valid)
+        weight = drawn.weight
+        return jnp.sum(weight * (scores - drawn.wanted) ** 2) / jnp.sum(weight)
+
+    def step(tokens: Tokens, carry: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], None]:
+        params, state = carry
+        drawn = jax.random.randint(key, (TOKENS,), 0, tokens.wanted.shape[1])
+        gradient = jax.grad(error)(params, jax.tree.map(lambda x: x[:, drawn], tokens))
+        change, state = adam.update(gradient, state)
+        return (optax.apply_updates(params, change), state), None
+
+    @jax.jit
+    def descend(tokens: Tokens, params: PyTree) -> PyTree:
+        keys = jax.random.split(jax.random.key(1), STEPS)
+        return jax.lax.scan(partial(step, tokens), (params, adam.init(params)), keys)[0][0]
+
+    return jax.tree.map(np.asarray, descend(tokens, start))
 
 
 @partial(jax.jit, static_argnums=0)
-def _scores(
-    engine: Engine, frozen: Any, kernel: Float[Array, "layer head width"], stream: Stream
-) -> Float[Array, "layer head batch slot"]:
-    """Scores without a bias; NaN in empty slots."""
-    scores = jnp.einsum("lbhsi,lhi->lhbs", _features(engine, frozen, stream), kernel)
-    return jnp.where(jnp.moveaxis(stream.cache.valid, 1, 2), scores, jnp.nan)
+def _scores(engine: Engine, memory: Parameters, stream: Stream) -> Float[Array, "layer head batch slot"]:
+    """Scores; NaN in empty slots."""
+    rows = jax.vmap(engine.policy.score, in_axes=(None, 0, 0))
+    layered = Parameters(0, None) if engine.policy.layered else None  # type: ignore[arg-type]
+    scores, _ = jax.vmap(rows, in_axes=(layered, 0, 0))(memory, stream.state, stream.cache)
+    return jnp.moveaxis(jnp.where(stream.cache.valid, scores, jnp.nan), 1, 2)
 
 
 def fitted(
     memory: Memory, engine: Engine, params: Params, batches: Callable[[], Iterable[list[Record]]], share: float
 ) -> Memory:
-    """The memory with its linear score fitted on these prompts, as the full cache read and answered them.
+    """The memory with its linear or MLP score fitted on these prompts, as the full cache read and answered them.
 
-    batches: gives the prompts, from the first on at every call, so that few of them need be held at once. share: of the
-    prompts' tokens that score at or above the memory's threshold, in every head (in all heads that share a set of
-    parameters); unused where it has none.
+    batches: gives the prompts, from the first on at every call, so that few of them need be held at once (of an MLP's,
+    what the memory sees of all tokens is held). share: of the prompts' tokens that score at or above the memory's
+    threshold, in every head (in all heads that share a set of parameters); unused where it has none.
     """
-    products, sums = 0.0, 0.0
-    for records in batches():
-        found = _moments(engine, params, memory.params.frozen, *stack(records))
-        products, sums = (old + np.asarray(new, np.float64) for old, new in zip((products, sums), found, strict=True))
-    sets = memory.policy.config.scorer.sets  # type: ignore[attr-defined]
-    together = tuple(range(len(sets), 2))  # layers, heads that share a set
-    products, sums = (np.sum(x, axis=together) for x in (products, sums))
-    weights = np.linalg.solve(products + RIDGE * np.eye(products.shape[-1]), sums[..., None])[..., 0]
-    kernel, bias = weights[..., :-1], weights[..., -1:]
+    policy, frozen = cast(NammPolicy, memory.policy), memory.params.frozen
+    scorer = policy.config.scorer
+    seen = (_tokens(engine, params, frozen, *stack(records)) for records in batches())
+    shared = tuple(range(len(scorer.sets), 2))  # layers, heads that share a set
+    found = _solved(seen, shared) if scorer.kind == "linear" else _descended(seen, policy)
+
+    def scoring(bias: np.ndarray) -> Parameters:
+        parts = {**found, "score": {**found["score"], "bias": bias}}
+        return Parameters({"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parts)}, frozen)
+
+    bias = found["score"]["bias"]
     if (threshold := memory.selection.threshold) is not None:
-        shape = (engine.spec.layers, engine.spec.kv_heads, kernel.shape[-1])
-        each = jnp.asarray(np.broadcast_to(np.expand_dims(kernel, together), shape), jnp.float32)
-        scores = [_scores(engine, memory.params.frozen, each, stack(records)[0]) for records in batches()]
-        scores = np.concatenate([np.asarray(x).reshape(*x.shape[:2], -1) for x in scores], axis=2)
-        bias = threshold - np.nanquantile(scores, 1.0 - share, axis=(*together, 2))[..., None]
-    parts = {"kernel": kernel[..., None], "bias": bias}
-    score = {name: jnp.asarray(part, jnp.float32) for name, part in parts.items()}
-    return replace(memory, params=Parameters({"params": {"score": score}}, memory.params.frozen))
+        begun = scoring(np.zeros_like(bias))
+        scores = [np.asarray(_scores(engine, begun, stack(records)[0])) for records in batches()]
+        scores = np.concatenate([x.reshape(*x.shape[:2], -1) for x in scores], axis=2)
+        bias = threshold - np.nanquantile(scores, 1.0 - share, axis=(*shared, 2))[..., None]
+    return replace(memory, params=scoring(bias))

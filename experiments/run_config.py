@@ -119,9 +119,10 @@ class RunConfig:
                 f"start is {self.start!r}; expected no warm_start beside it, and memory.scorer.kind 'linear', "
                 f"got {self.warm_start} and {self.memory.scorer.kind!r}"
             )
-        if self.fit and (self.warm_start or self.start or self.memory.scorer.kind != "linear"):
+        if self.fit and (self.warm_start or self.start or self.memory.scorer.kind == "bam"):
             raise ValueError(
-                f"fit is {self.fit}; expected neither start nor warm_start beside it, and memory.scorer.kind 'linear'"
+                f"fit is {self.fit}; expected neither start nor warm_start beside it, and memory.scorer.kind 'linear' "
+                "or 'mlp'"
             )
         if self.fit < 0 or self.fit % self.prompts.batch:
             raise ValueError(f"fit is {self.fit}; expected 0 or a multiple of prompts.batch {self.prompts.batch}")

@@ -1,6 +1,7 @@
 """What a token's key and value are, beside those of the other tokens of its head; each feature of unit variance.
 
-"The other tokens" are those that the head holds, or all that it has read (in running statistics).
+"The other tokens" are those that the head holds, or all that it has read (in running statistics). What makes a feature
+of unit variance, mean and deviation of the head's tokens, are its levels: they differ from one kind of text to another.
 """
 
 from functools import partial
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from namm.cache import SlotCache
 
-CONTENT = {"key-cosine", "value-cosine", "norms", "near"}  # blocks of what a token's key and value are
+CONTENT = {"key-cosine", "value-cosine", "norms", "near", "levels"}  # blocks of what a token's key and value are
 NEAR = 4  # positions to either side; measured on SmolLM2 needles: 4 above 2 and 8
 
 
@@ -42,11 +43,26 @@ def log_norm(x: Float[Array, "head slot dim"]) -> Float[Array, "head slot"]:
     return 0.5 * jnp.log(jnp.sum(x * x, axis=-1) + 1e-12)
 
 
-def content(cache: SlotCache) -> Float[Array, "head slot 4"]:
-    """Cosines of key and value to their head's mean, and their log norms, relative to the tokens the head holds."""
+def content(cache: SlotCache) -> tuple[Float[Array, "head slot 4"], Float[Array, "head 8"]]:
+    """Cosines of key and value to their head's mean, and their log norms, relative to the tokens the head holds.
+
+    And their levels: what `standardise` takes away, means before deviations.
+    """
     pair = (cache.keys, cache.values)
-    raw = [*(mean_cosine(x, cache.valid) for x in pair), *map(log_norm, pair)]
-    return jnp.stack([standardise(x, cache.valid) for x in raw], axis=-1)
+    raw = jnp.stack([*(mean_cosine(x, cache.valid) for x in pair), *map(log_norm, pair)], axis=-1)
+    held = cache.valid[..., None]
+    count = jnp.maximum(jnp.sum(held, axis=1, dtype=jnp.float32), 1.0)
+    mean = jnp.sum(jnp.where(held, raw, 0.0), axis=1) / count
+    squares = jnp.sum(jnp.where(held, raw - mean[:, None], 0.0) ** 2, axis=1)
+    each = [standardise(raw[..., i], cache.valid) for i in range(raw.shape[-1])]
+    return jnp.stack(each, axis=-1), levels(mean, squares, count)
+
+
+def levels(
+    mean: Float[Array, "head 4"], squares: Float[Array, "head 4"], count: Float[Array, "head 1"]
+) -> Float[Array, "head 8"]:
+    """Mean and deviation of a head's tokens, from sums of squared deviations and the number of tokens."""
+    return jnp.concatenate([mean, jnp.sqrt(squares / jnp.maximum(count, 1.0) + 1e-6)], axis=-1)
 
 
 def nothing_read(heads: int, dim: int) -> dict[str, Array]:
@@ -62,8 +78,8 @@ def nothing_read(heads: int, dim: int) -> dict[str, Array]:
 
 def content_of_read(
     cache: SlotCache, before: dict[str, Array]
-) -> tuple[Float[Array, "head slot 4"], dict[str, Array]]:
-    """`content`, relative to all tokens that the head has read, and what to carry on.
+) -> tuple[Float[Array, "head slot 4"], Float[Array, "head 8"], dict[str, Array]]:
+    """`content`, relative to all tokens that the head has read, its levels, and what to carry on.
 
     At a first update it is `content`. Later, a token's cosines stay in mean and variance as they were at the update
     after it came, with the directions of then. Moments are merged as by Chan, Golub and LeVeque (1979).
@@ -84,8 +100,9 @@ def content_of_read(
     squares = before["squares"] + squares + apart * apart * share * before["count"][:, None]
     counted = jnp.maximum(before["counted"], jnp.max(jnp.where(cache.valid, cache.positions, -1)) + 1)
     after = {"counted": counted, "directions": directions, "count": count, "mean": mean, "squares": squares}
-    deviation = jnp.sqrt(squares / jnp.maximum(count, 1.0)[:, None] + 1e-6)
-    return jnp.where(cache.valid[..., None], (raw - mean[:, None]) / deviation[:, None], 0.0), after
+    level = levels(mean, squares, count[:, None])
+    relative = (raw - mean[:, None]) / level[:, None, 4:]
+    return jnp.where(cache.valid[..., None], relative, 0.0), level, after
 
 
 def near_mean(x: Float[Array, "head slot width"], cache: SlotCache) -> Float[Array, "head slot width"]:

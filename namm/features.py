@@ -20,6 +20,7 @@ from namm.contract import Observation
 RECENCY_WIDTH = 8
 LEAST = 1e-6  # attention below it is as good as none
 RECENCY_BASE = 50000.0  # wavelength base of the age embedding
+AGES = (4.0, 16.0, 64.0, 256.0)  # tokens after which a token is no longer new, on four scales
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,23 @@ def observe_spectrum(
     return {"average": average, "recent": recent}
 
 
+def ages(positions: Int[Array, "head slot"], valid: Bool[Array, "head slot"]) -> Float[Array, "head slot"]:
+    """Tokens between a token and the newest one of its head; of occupied slots."""
+    newest = jnp.max(jnp.where(valid, positions, -1), axis=1, keepdims=True)
+    return (newest - positions).astype(jnp.float32)
+
+
 def recency(positions: Int[Array, "head slot"], valid: Bool[Array, "head slot"]) -> Float[Array, "head slot 8"]:
     """Sines and cosines of a token's age behind the newest token of its head, in tokens."""
-    newest = jnp.max(jnp.where(valid, positions, -1), axis=1, keepdims=True)
-    age = (newest - positions).astype(jnp.float32)
     rates = RECENCY_BASE ** (-np.arange(RECENCY_WIDTH // 2, dtype=np.float32) / (RECENCY_WIDTH // 2))
-    angle = age[..., None] * rates
+    angle = ages(positions, valid)[..., None] * rates
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def newness(positions: Int[Array, "head slot"], valid: Bool[Array, "head slot"]) -> Float[Array, "head slot 4"]:
+    """exp(-age / scale) on four scales: 1 for the newest token, 0 for all that is long past, whatever the length."""
+    age = jnp.where(valid, ages(positions, valid), 0.0)
+    return jnp.exp(-age[..., None] / jnp.asarray(AGES, jnp.float32))
 
 
 def over_heads(values: Float[Array, "head slot"], cache: SlotCache) -> Float[Array, "head slot"]:
@@ -135,11 +146,17 @@ def latest(recent: Float[Array, "head slot query"], cache: SlotCache) -> Float[A
     return jnp.stack([standardise(x, cache.valid) for x in jnp.log(raw + LEAST)], axis=-1)
 
 
+def each_slot(levels: Float[Array, "head width"], cache: SlotCache) -> Float[Array, "head slot width"]:
+    """What is one for a head, at each of its slots."""
+    return jnp.broadcast_to(levels[:, None], (*cache.valid.shape, levels.shape[-1]))
+
+
 @dataclass(frozen=True)
 class Block:
     """A named group of features: its width, what the host must provide, and how it is computed from the slots.
 
-    Of the slots' arrays, `content` is worked out from the cache, the others are what the memory carries.
+    Of the slots' arrays, `content` and the heads' `levels` are worked out from the cache, the others are what the
+    memory carries.
     """
 
     width: int
@@ -152,11 +169,13 @@ def blocks(spectrum: SpectrumConfig) -> dict[str, Block]:
     nothing: frozenset[str] = frozenset()
     return {
         "recency": Block(RECENCY_WIDTH, nothing, lambda slots, cache: recency(cache.positions, cache.valid)),
+        "newness": Block(len(AGES), nothing, lambda slots, cache: newness(cache.positions, cache.valid)),
         "spectrum": Block(spectrum.bins, frozenset({"attention"}), lambda slots, cache: slots["average"]),
         "latest": Block(4, frozenset({"attention"}), lambda slots, cache: latest(slots["recent"], cache)),
         "key-cosine": Block(1, nothing, lambda slots, cache: slots["content"][..., :1]),
         "value-cosine": Block(1, nothing, lambda slots, cache: slots["content"][..., 1:2]),
         "norms": Block(2, nothing, lambda slots, cache: slots["content"][..., 2:]),
+        "levels": Block(8, nothing, lambda slots, cache: each_slot(slots["levels"], cache)),
         "near": Block(4, nothing, lambda slots, cache: near_mean(slots["content"], cache)),
         "surprisal": Block(
             1, frozenset({"surprisal"}), lambda slots, cache: standardise(slots["surprisal"], cache.valid)[..., None]

@@ -80,9 +80,9 @@ class NammPolicy:
         known = blocks(self.config.spectrum)
         slots, running = dict(state.slots), state.running
         if self.remembers:
-            slots["content"], running = content_of_read(cache, running)
+            slots["content"], slots["levels"], running = content_of_read(cache, running)
         elif CONTENT & set(self.config.features):
-            slots["content"] = content(cache)
+            slots["content"], slots["levels"] = content(cache)
         columns = {name: known[name].compute(slots, cache) for name in self.config.features}
         if "spectrum" in columns:
             deviation = jnp.maximum(jnp.sqrt(statistics["variance"]), DEVIATION_FLOOR)

@@ -9,6 +9,7 @@ from hosts.spec import HostSpec, RopeSpec
 from namm.artefact import Memory, make, training_free
 from namm.config import MemoryConfig, ScorerConfig
 from namm.contract import Parameters
+from namm.features import SpectrumConfig, blocks
 from namm.policies import POLICIES
 from namm.selection import SelectionConfig
 
@@ -65,7 +66,7 @@ def random_memory(seed: int, config: MemoryConfig) -> Memory:
     return make("noise", config, Parameters(noise, memory.params.frozen))
 
 
-ALL_FEATURES = ("recency", "spectrum", "latest", "key-cosine", "value-cosine", "norms", "near", "surprisal")
+ALL_FEATURES = tuple(blocks(SpectrumConfig()))
 BUDGETED = SelectionConfig(threshold=None)
 
 
@@ -83,7 +84,7 @@ def all_memories() -> dict[str, Memory]:
         4, MemoryConfig(("latest", "norms"), scorer=ScorerConfig(sets=(2,)), interval=INTERVAL, selection=BUDGETED)
     )
     every = MemoryConfig(
-        ("key-cosine", "value-cosine", "norms", "near"),
+        ("key-cosine", "value-cosine", "norms", "near", "levels"),
         relative="read",
         scorer=ScorerConfig("mlp", 5, sets=(2, 2)),
         interval=INTERVAL,

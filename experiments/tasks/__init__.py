@@ -1,7 +1,7 @@
 """Long-context tasks for any tokenizer and length: made offline, or from benchmarks that bring their own data."""
 
 from experiments.tasks.choubun import CHOUBUN
-from experiments.tasks.code_completion import CodeCompletion
+from experiments.tasks.code_completion import CODE
 from experiments.tasks.dialogue import Dialogue
 from experiments.tasks.grocery import Grocery
 from experiments.tasks.infinitebench import INFINITEBENCH
@@ -20,7 +20,7 @@ __all__ = ["TASKS", "Sample", "Split", "Task", "load_task"]
 
 WITH_DATA: tuple[Task, ...] = (*LONGBENCH, LongBenchV2(), *INFINITEBENCH, *CHOUBUN, Dialogue())
 CHATTED: tuple[Task, ...] = (Grocery(), *RPS)
-BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, *RELEASED, StreamEval(), CodeCompletion(), *CHATTED)
+BUNDLED: tuple[Task, ...] = (Passkey(), *NEEDLES, Recall(), *RULER, *RELEASED, StreamEval(), *CODE, *CHATTED)
 TASKS: tuple[str, ...] = tuple(task.name for task in BUNDLED)
 
 

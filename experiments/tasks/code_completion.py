@@ -4,7 +4,8 @@ LCC's files come from GitHub; here they are those of packages that this library 
 hub nor files. Equal versions of the packages (`constraints.txt`) give equal samples; other versions give others.
 Differences from LCC: one language, the context stands just before the line, nothing is cut out of its middle, the line
 is a whole statement (LCC takes any line of code), and no words stand around the code, which ends with the line before:
-behind LongBench's "Next line of code:" small models write comments. Files resemble each other across splits.
+behind LongBench's "Next line of code:" small models write comments. Files resemble each other across splits, less so
+across packages: `code-completion/scipy` and the like are tasks of one package each.
 """
 
 import ast
@@ -38,13 +39,17 @@ class Source(NamedTuple):
 class CodeCompletion:
     """As many lines as fit before a line that is asked for; the last of them stands behind the context."""
 
-    name: str = "code-completion"
+    packages: tuple[str, ...] = PACKAGES
+
+    @property
+    def name(self) -> str:
+        return "/".join(("code-completion", *(self.packages if self.packages != PACKAGES else ())))
 
     def make(self, tokenizer: PreTrainedTokenizerBase, length: int, split: Split, index: int) -> Sample:
         """Sample `index` of `split`; ValueError if no file is as long as `length`, or `length` cannot hold a line."""
         rng = generator(self.name, length, split, index)
         reach = TOKEN_CHARACTERS * length
-        found = [source for source in sources()[split] if source.size > reach]
+        found = [source for source in sources(self.packages)[split] if source.size > reach]
         for which in rng.permutation(len(found)):
             lines = found[int(which)].path.read_text(encoding="utf-8").split("\n")
             if places := statements(lines, reach):
@@ -52,8 +57,8 @@ class CodeCompletion:
                 break
         else:
             raise ValueError(
-                f"{self.name}: length {length} is too long, no file of {', '.join(PACKAGES)} has as much code before a "
-                "line; use a shorter length"
+                f"{self.name}: length {length} is too long, no file of {', '.join(self.packages)} has as much code "
+                "before a line; use a shorter length"
             )
 
         last = max(place for place in range(asked) if lines[place].strip())
@@ -75,10 +80,10 @@ class CodeCompletion:
 
 
 @cache
-def sources() -> Mapping[Split, Sequence[Source]]:
-    """The packages' Python files by split, in the order of their names; tests left out."""
+def sources(packages: tuple[str, ...]) -> Mapping[Split, Sequence[Source]]:
+    """These packages' Python files by split, in the order of their names; tests left out."""
     named: dict[str, Source] = {}
-    for package in PACKAGES:
+    for package in packages:
         spec = find_spec(package)
         assert spec and spec.submodule_search_locations, package  # the library itself needs it
         root = Path(spec.submodule_search_locations[0])
@@ -109,3 +114,6 @@ def _alone(line: str, node: ast.stmt) -> bool:
     code = line.encode()[node.col_offset : node.end_col_offset].decode()
     text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return line.strip() == code and len(code) >= LEAST_ANSWER and not text and code_similarity(line, (line,)) == 1
+
+
+CODE = (CodeCompletion(), *(CodeCompletion((package,)) for package in PACKAGES))

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from namm.content import NEAR
-from namm.features import LEAST, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
+from namm.features import AGES, LEAST, RECENCY_BASE, RECENCY_WIDTH, SpectrumConfig, fourier_basis
 from namm.pytorch.state import Observation, SlotCache, newest, slide, take
 
 
@@ -56,6 +56,12 @@ def recency(cache: SlotCache) -> Float[Tensor, "batch head slot 8"]:
     return torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1)
 
 
+def newness(cache: SlotCache) -> Float[Tensor, "batch head slot 4"]:
+    """exp(-age / scale) on four scales."""
+    age = torch.where(cache.valid, newest(cache) - cache.positions, 0).float()
+    return torch.exp(-age[..., None] / torch.tensor(AGES, device=age.device))
+
+
 def standardise(
     x: Float[Tensor, "*block batch head slot"], valid: Bool[Tensor, "batch head slot"]
 ) -> Float[Tensor, "*block batch head slot"]:
@@ -86,13 +92,27 @@ def squared_norm(x: Float[Tensor, "batch head slot dim"]) -> Float[Tensor, "batc
     return (x * x).sum(-1)
 
 
-def content(cache: SlotCache) -> Float[Tensor, "batch head slot 4"]:
-    """Cosines of key and value to their head's mean, and their log norms, relative to the head's other tokens."""
+def content(cache: SlotCache) -> tuple[Float[Tensor, "batch head slot 4"], Float[Tensor, "batch head 8"]]:
+    """Cosines of key and value to their head's mean, and their log norms, relative to the head's other tokens.
+
+    And their levels, see `namm.content`.
+    """
     pair = (cache.keys.float(), cache.values.float())
     squares = [squared_norm(x) for x in pair]
     cosines = [mean_cosine(x, norm, cache.valid) for x, norm in zip(pair, squares, strict=True)]
     norms = [0.5 * torch.log(x + 1e-12) for x in squares]
-    return standardise(torch.stack([*cosines, *norms]), cache.valid).movedim(0, -1)
+    raw, count = torch.stack([*cosines, *norms]), cache.valid.sum(-1).clamp(min=1)
+    mean = torch.where(cache.valid, raw, 0.0).sum(-1) / count
+    squares = torch.where(cache.valid, raw - mean[..., None], 0.0).square().sum(-1)
+    level = levels(mean.movedim(0, -1), squares.movedim(0, -1), count[..., None])
+    return standardise(raw, cache.valid).movedim(0, -1), level
+
+
+def levels(
+    mean: Float[Tensor, "batch head 4"], squares: Float[Tensor, "batch head 4"], count: Shaped[Tensor, "batch head 1"]
+) -> Float[Tensor, "batch head 8"]:
+    """Mean and deviation of a head's tokens."""
+    return torch.cat([mean, (squares / count.clamp(min=1) + 1e-6).sqrt()], dim=-1)
 
 
 def nothing_read(batch: int, heads: int, dim: int, device: torch.device) -> dict[str, Tensor]:
@@ -104,8 +124,8 @@ def nothing_read(batch: int, heads: int, dim: int, device: torch.device) -> dict
 
 def content_of_read(
     cache: SlotCache, before: dict[str, Tensor]
-) -> tuple[Float[Tensor, "batch head slot 4"], dict[str, Tensor]]:
-    """`content`, relative to all tokens that the head has read."""
+) -> tuple[Float[Tensor, "batch head slot 4"], Float[Tensor, "batch head 8"], dict[str, Tensor]]:
+    """`content`, relative to all tokens that the head has read, its levels, and what to carry on."""
     fresh = (cache.valid & (cache.positions >= before["counted"][:, None, None])).float()
     pair = torch.stack([cache.keys, cache.values], dim=1).float()
     squares = (pair * pair).sum(-1)
@@ -124,9 +144,9 @@ def content_of_read(
     spread = before["squares"] + spread + apart * apart * share * before["count"][..., None]
     counted = torch.maximum(before["counted"], newest(cache).amax((1, 2)) + 1)
     after = {"counted": counted, "directions": directions, "count": count, "mean": mean, "squares": spread}
-    deviation = (spread / count.clamp(min=1.0)[..., None] + 1e-6).sqrt()
-    relative = (raw - mean[:, :, None]) / deviation[:, :, None]
-    return torch.where(cache.valid[..., None], relative, 0.0), after
+    level = levels(mean, spread, count[..., None])
+    relative = (raw - mean[:, :, None]) / level[:, :, None, 4:]
+    return torch.where(cache.valid[..., None], relative, 0.0), level, after
 
 
 def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Float[Tensor, "batch head slot width"]:
@@ -168,11 +188,13 @@ def features(
     """The named blocks, in this order; spectrum values are raw. See `namm.features.Block` for the slots' arrays."""
     blocks: dict[str, Callable[[], Tensor]] = {
         "recency": lambda: recency(cache),
+        "newness": lambda: newness(cache),
         "spectrum": lambda: slots["average"],
         "latest": lambda: latest(slots["recent"], cache),
         "key-cosine": lambda: slots["content"][..., :1],
         "value-cosine": lambda: slots["content"][..., 1:2],
         "norms": lambda: slots["content"][..., 2:],
+        "levels": lambda: slots["levels"][:, :, None].expand(*cache.valid.shape, -1),
         "near": lambda: near_mean(slots["content"], cache),
         "surprisal": lambda: standardise(slots["surprisal"], cache.valid)[..., None],
     }

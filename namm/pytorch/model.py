@@ -52,9 +52,9 @@ class TorchNamm:
         """The blocks of the configuration side by side, the spectrum normalised."""
         slots, running = dict(state.slots), state.running
         if self.policy.remembers:
-            slots["content"], running = content_of_read(cache, running)
+            slots["content"], slots["levels"], running = content_of_read(cache, running)
         elif CONTENT & set(self.policy.config.features):
-            slots["content"] = content(cache)
+            slots["content"], slots["levels"] = content(cache)
         columns = features(self.policy.config.features, slots, cache)
         if "spectrum" in columns:
             device = columns["spectrum"].device

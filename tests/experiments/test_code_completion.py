@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.tasks import Split, load_task
-from experiments.tasks.code_completion import LEAST_ANSWER, sources, statements
+from experiments.tasks.code_completion import LEAST_ANSWER, PACKAGES, sources, statements
 from experiments.tasks.encoding import encode, prompt_length
 from experiments.tasks.metrics import score
 from tests.experiments.test_tasks import SPLITS, byte_tokenizer
@@ -26,7 +26,7 @@ def test_a_line_of_a_file_of_the_split_and_what_stands_before_it(length: int, sp
     (answer,) = sample.answers
     gap = sample.target.removesuffix(answer)
     code = f"{sample.context}{sample.question}{gap}{answer}\n"
-    texts = [one.path.read_text(encoding="utf-8") for one in sources()[split]]
+    texts = [one.path.read_text(encoding="utf-8") for one in sources(PACKAGES)[split]]
     text = next(text for text in texts if f"\n{code}" in text)
     before = text[: text.index(f"\n{code}")].rsplit("\n", 1)[-1]
     longer = replace(sample, context=f"{before}\n{sample.context}")
@@ -59,9 +59,17 @@ if first_of_all:
 
 
 def test_splits_hold_different_files():
-    paths = {split: {one.path for one in sources()[split]} for split in SPLITS}
+    paths = {split: {one.path for one in sources(PACKAGES)[split]} for split in SPLITS}
     assert all(len(found) > 300 for found in paths.values())
     assert len(set.union(*paths.values())) == sum(map(len, paths.values()))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_one_package_alone(package: str):
+    sample = load_task(f"code-completion/{package}").make(byte_tokenizer(merges=500), 1200, "test", SEED)
+    texts = [one.path.read_text(encoding="utf-8") for one in sources((package,))["test"]]
+    assert sample.task == f"code-completion/{package}" and any(f"\n{sample.context}" in f"\n{text}" for text in texts)
+    assert {one.path for one in sources((package,))["test"]} < {one.path for one in sources(PACKAGES)["test"]}
 
 
 def test_no_file_is_long_enough():

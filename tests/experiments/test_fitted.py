@@ -1,4 +1,4 @@
-"""A fitted start: what answers attend to, and the least-squares fit to it, against float64."""
+"""A fitted start: what answers attend to, and the least-squares fits to it, against float64."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import fitted as fitting
 from experiments.fitted import FLOOR, LEAST, MOST, RIDGE, attended, fitted
 from experiments.prompts import PromptSource, TaskMix
-from experiments.recordings import RecordPool, stack
+from experiments.recordings import Record, RecordPool, stack
 from experiments.tasks.encoding import Batch
 from hosts.rollout import record
-from hosts.stream import make_engine
-from hosts.weights import load_host
-from namm.artefact import make, training_free
+from hosts.stream import Engine, make_engine
+from hosts.weights import Host, load_host
+from namm.artefact import Memory, make, training_free
 from namm.config import MemoryConfig, ScorerConfig
 from namm.selection import SelectionConfig
 from tests.oracles.memory import standardised
@@ -48,20 +49,19 @@ def test_attention_to_the_context_is_that_of_one_pass_over_everything() -> None:
         np.testing.assert_allclose(got[:, row, :, :n], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("sets", [(), (2,), (2, 2)])
-def test_the_fit_is_the_weighted_least_squares_one(sets: tuple[int, ...], tmp_path: Path) -> None:
-    host = load_host(save_host(tmp_path / "host", tiny_llama(max_position_embeddings=2048)))
-    config = MemoryConfig(
-        ("norms", "key-cosine"), scorer=ScorerConfig("linear", sets=sets), selection=SelectionConfig(threshold=None)
-    )
+def reading(scorer: ScorerConfig, folder: Path) -> tuple[Memory, Engine, Host, list[list[Record]]]:
+    """A memory of two blocks for a tiny host, and two batches of two prompts."""
+    host = load_host(save_host(folder / "host", tiny_llama(max_position_embeddings=2048)))
+    config = MemoryConfig(("norms", "key-cosine"), scorer=scorer, selection=SelectionConfig(threshold=None))
     memory = make("fit", config)
     source = PromptSource(host, TaskMix(("passkey",), 700))
     engine = make_engine(host.spec, memory.policy, memory.selection)
     pool = RecordPool(engine, host.params, source, 64, 4, 2)
-    batches = [pool.get("train", [0, 1]), pool.get("train", [2, 3])]
-    found = fitted(memory, engine, host.params, lambda: batches, 0.3).params.evolved["params"]["score"]
-    whole = replace(memory, selection=SelectionConfig(threshold=0.7))
-    above = fitted(whole, engine, host.params, lambda: batches, 0.3).params.evolved["params"]["score"]
+    return memory, engine, host, [pool.get("train", [0, 1]), pool.get("train", [2, 3])]
+
+
+def tokens(memory: Memory, engine: Engine, host: Host, batches: list[list[Record]], axes: int) -> dict:
+    """By set of parameters: features, standardised log attention and weight of every token, float64."""
     rows: dict[tuple[int, ...], list[np.ndarray]] = {}
     for records in batches:
         stream, prompt = jax.tree.map(jnp.asarray, stack(records))
@@ -73,14 +73,52 @@ def test_the_fit_is_the_weighted_least_squares_one(sets: tuple[int, ...], tmp_pa
             held = np.asarray(cache.valid)[head]
             wanted = standardised(np.log(seen[layer, row, head, held] + FLOOR))
             weight = np.exp(np.clip(wanted, LEAST, MOST))
-            columns = np.concatenate([known[held], np.ones((held.sum(), 1)), wanted[:, None], weight[:, None]], axis=1)
-            rows.setdefault((layer, head)[: len(sets)], []).append(columns)
-    for index, parts in rows.items():
-        columns = np.concatenate(parts)
-        x, y, weight = columns[:, :-2], columns[:, -2], columns[:, -1:]
-        expected = np.linalg.solve(x.T @ (weight * x) + RIDGE * np.eye(x.shape[1]), x.T @ (weight[:, 0] * y))
+            columns = np.concatenate([known[held], wanted[:, None], weight[:, None]], axis=1)
+            rows.setdefault((layer, head)[:axes], []).append(columns)
+    whole = {index: np.concatenate(parts) for index, parts in rows.items()}
+    return {index: (x[:, :-2], x[:, -2], x[:, -1:]) for index, x in whole.items()}
+
+
+def solved(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weights of the features, and the bias behind them."""
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    return np.linalg.solve(x.T @ (weight * x) + RIDGE * np.eye(x.shape[1]), x.T @ (weight[:, 0] * y))
+
+
+@pytest.mark.parametrize("sets", [(), (2,), (2, 2)])
+def test_the_fit_is_the_weighted_least_squares_one(sets: tuple[int, ...], tmp_path: Path) -> None:
+    memory, engine, host, batches = reading(ScorerConfig("linear", sets=sets), tmp_path)
+    found = fitted(memory, engine, host.params, lambda: batches, 0.3).params.evolved["params"]["score"]
+    whole = replace(memory, selection=SelectionConfig(threshold=0.7))
+    above = fitted(whole, engine, host.params, lambda: batches, 0.3).params.evolved["params"]["score"]
+    for index, (x, y, weight) in tokens(memory, engine, host, batches, len(sets)).items():
+        expected = solved(x, y, weight)
         np.testing.assert_allclose(found["kernel"][index][:, 0], expected[:-1], atol=2e-3)
         np.testing.assert_allclose(found["bias"][index][0], expected[-1], atol=2e-3)
         np.testing.assert_array_equal(above["kernel"][index], found["kernel"][index])
-        scores = x[:, :-1] @ np.asarray(above["kernel"][index][:, 0], np.float64) + float(above["bias"][index][0])
+        scores = x @ np.asarray(above["kernel"][index][:, 0], np.float64) + float(above["bias"][index][0])
         assert abs((scores >= 0.7).mean() - 0.3) < 2 / len(scores)
+
+
+@pytest.mark.parametrize("sets", [(), (2,), (2, 2)])
+def test_an_mlp_fits_better_than_any_line(
+    sets: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "STEPS", 300)
+    monkeypatch.setattr(fitting, "RATE", 1e-2)
+    memory, engine, host, batches = reading(ScorerConfig("mlp", 8, sets=sets), tmp_path)
+    whole = replace(memory, selection=SelectionConfig(threshold=0.7))
+    found, above = (fitted(x, engine, host.params, lambda: batches, 0.3).params.evolved for x in (memory, whole))
+    for index, (x, y, weight) in tokens(memory, engine, host, batches, len(sets)).items():
+        own, moved = (jax.tree.map(lambda leaf: leaf[index], params["params"]) for params in (found, above))  # noqa: B023
+        assert all(np.array_equal(own[name]["kernel"], moved[name]["kernel"]) for name in own)
+
+        def scores(layers: dict, x: np.ndarray = x) -> np.ndarray:
+            part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), layers)
+            inner = np.tanh(x @ part["inner"]["kernel"] + part["inner"]["bias"])
+            return (x @ part["score"]["kernel"] + part["score"]["bias"] + inner @ part["outer"]["kernel"])[:, 0]
+
+        line = np.concatenate([x, np.ones((len(x), 1))], axis=1) @ solved(x, y, weight)
+        errors = [np.average((guess - y) ** 2, weights=weight[:, 0]) for guess in (scores(own), line)]
+        assert errors[0] < 0.98 * errors[1]
+        assert abs((scores(moved) >= 0.7).mean() - 0.3) < 3 / len(y)

@@ -8,7 +8,7 @@ import pytest
 from namm.cache import CacheShape, SlotCache
 from namm.config import MemoryConfig
 from namm.contract import Observation, PolicyState
-from namm.features import SpectrumConfig, observe_spectrum, spectrum_slots
+from namm.features import SpectrumConfig, blocks, observe_spectrum, spectrum_slots
 from namm.model import NammPolicy, identity_statistics
 from tests.oracles import memory as oracle
 
@@ -37,8 +37,7 @@ def test_streaming_spectrum_is_the_whole_series_transform(sizes: list[int]) -> N
 
 def test_all_blocks_against_the_oracle() -> None:
     rng = np.random.default_rng()
-    names = ("recency", "spectrum", "latest", "key-cosine", "value-cosine", "norms", "near", "surprisal")
-    policy = NammPolicy(MemoryConfig(names))
+    policy = NammPolicy(MemoryConfig(tuple(blocks(SpectrumConfig()))))
     valid = np.array([[True, True, False, True, True], [True, False, False, True, True]])
     positions = np.stack([np.sort(rng.choice(14, 5, replace=False)) for _ in range(2)])
     keys, values = rng.normal(size=(2, 2, 5, 4))
@@ -55,12 +54,16 @@ def test_all_blocks_against_the_oracle() -> None:
         held = valid[head]
         vectors = (keys[head, held], values[head, held])
         content = [*map(oracle.mean_cosine, vectors), *(np.log(np.linalg.norm(x, axis=1)) for x in vectors)]
+        levels = [f(x) for f in (np.mean, lambda x: np.sqrt(np.var(x) + 1e-6)) for x in content]
         content = [oracle.standardised(x) for x in content]
+        ages = (positions[head, held].max() - positions[head, held]).astype(np.float64)
         columns = [
-            oracle.recency((positions[head, held].max() - positions[head, held]).astype(np.float64)),
+            oracle.recency(ages),
+            np.stack([np.exp(-ages / scale) for scale in (4, 16, 64, 256)], axis=1),
             (average[head, held] - mean) / np.sqrt(variance),
             np.stack([oracle.standardised(np.log(x[head, held] + 1e-6)) for x in attention], axis=1),
             np.stack(content, axis=1),
+            np.broadcast_to(levels, (held.sum(), 8)),
             oracle.near_mean(np.stack(content, axis=1), positions[head, held]),
             oracle.standardised(surprisal[head, held])[:, None],
         ]
@@ -71,7 +74,7 @@ def test_all_blocks_against_the_oracle() -> None:
 def test_content_relative_to_all_tokens_read() -> None:
     """Dropped tokens stay in directions and moments; a token's cosines enter them with the directions of its update."""
     rng = np.random.default_rng()
-    policy = NammPolicy(MemoryConfig(("norms", "value-cosine", "key-cosine"), relative="read"))
+    policy = NammPolicy(MemoryConfig(("norms", "value-cosine", "key-cosine", "levels"), relative="read"))
     state = policy.init(CacheShape(HEADS, 1, 30, 4), jax.random.key(0))
     keys, values = rng.normal(size=(2, HEADS, 30, 4)) + rng.normal(size=(2, HEADS, 1, 4))
     read, held, raw = 0, np.zeros((HEADS, 30), bool), [np.zeros((HEADS, 0, 4))]
@@ -92,7 +95,9 @@ def test_content_relative_to_all_tokens_read() -> None:
         order = [2, 3, 1, 0]
         for head in range(HEADS):
             known = held[head, :read]
-            np.testing.assert_allclose(got[head, :read][known], expected[head][known][:, order], atol=1e-4)
+            np.testing.assert_allclose(got[head, :read, :4][known], expected[head][known][:, order], atol=1e-4)
+            levels = np.concatenate([counted[head].mean(0), np.sqrt(counted[head].var(0) + 1e-6)])
+            np.testing.assert_allclose(got[head, :, 4:], np.broadcast_to(levels, (30, 8)), atol=1e-4)
         assert np.all(np.isfinite(got))
         held &= rng.random((HEADS, 30)) < 0.5
 
