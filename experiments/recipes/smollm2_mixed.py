@@ -3,10 +3,9 @@
 Claim: at a quarter of the cache, evicting while it reads, RULER is answered about as by `smollm2-heads`, and code, on
 which that one fails, far better. Command: `namm evolve smollm2-mixed`. Hardware: two CPU cores.
 
-A line cannot serve both: needles ask for tokens that stand out, wherever they are, code asks for the newest (see
-docs/findings.md). The levels of a head tell one kind of text from the other, and an MLP can weigh the features by them.
-It is fitted by descent; the search changes 33,570 numbers by the scores of 16 candidates and hardly moves. Two packages'
-code is trained on, two are left for held-out tables.
+A line cannot serve both: needles ask for tokens that stand out, wherever they are, code asks for the newest. The levels
+of a head tell one kind of text from the other, and an MLP can weigh the features by them (see docs/findings.md). Two
+packages' code is trained on, two are left for held-out tables.
 """
 
 from dataclasses import replace
