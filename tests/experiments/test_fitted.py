@@ -52,7 +52,7 @@ def test_attention_to_the_context_is_that_of_one_pass_over_everything() -> None:
 def reading(scorer: ScorerConfig, folder: Path) -> tuple[Memory, Engine, Host, list[list[Record]]]:
     """A memory of two blocks for a tiny host, and two batches of two prompts."""
     host = load_host(save_host(folder / "host", tiny_llama(max_position_embeddings=2048)))
-    config = MemoryConfig(("norms", "key-cosine"), scorer=scorer, selection=SelectionConfig(threshold=None))
+    config = MemoryConfig(("norms", "newness"), scorer=scorer, selection=SelectionConfig(threshold=None))
     memory = make("fit", config)
     source = PromptSource(host, TaskMix(("passkey",), 700))
     engine = make_engine(host.spec, memory.policy, memory.selection)
