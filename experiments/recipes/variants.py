@@ -100,6 +100,8 @@ VARIANTS: dict[str, Change] = {
     "with-value-cosine": features(*ATTENTION, "value-cosine"),
     "with-norms": features(*ATTENTION, "norms"),
     "with-near": features(*ATTENTION, "near"),
+    "with-newness": features(*ATTENTION, "newness"),
+    "with-levels": features(*ATTENTION, "levels"),
     "with-latest": features(*ATTENTION, "latest"),
     "with-surprisal": features(*ATTENTION, "surprisal"),
     "latest-for-spectrum": features("recency", "latest", "key-cosine", "value-cosine", "norms", "near"),
