@@ -43,10 +43,10 @@ def log_norm(x: Float[Array, "head slot dim"]) -> Float[Array, "head slot"]:
     return 0.5 * jnp.log(jnp.sum(x * x, axis=-1) + 1e-12)
 
 
-def content(cache: SlotCache) -> tuple[Float[Array, "head slot 4"], Float[Array, "head 8"]]:
+def content(cache: SlotCache) -> tuple[Float[Array, "head slot 4"], Float[Array, "head 2 4"]]:
     """Cosines of key and value to their head's mean, and their log norms, relative to the tokens the head holds.
 
-    And their levels: what `standardise` takes away, means before deviations.
+    And their levels, mean and deviation: what `standardise` takes away.
     """
     pair = (cache.keys, cache.values)
     raw = jnp.stack([*(mean_cosine(x, cache.valid) for x in pair), *map(log_norm, pair)], axis=-1)
@@ -55,14 +55,14 @@ def content(cache: SlotCache) -> tuple[Float[Array, "head slot 4"], Float[Array,
     mean = jnp.sum(jnp.where(held, raw, 0.0), axis=1) / count
     squares = jnp.sum(jnp.where(held, raw - mean[:, None], 0.0) ** 2, axis=1)
     each = [standardise(raw[..., i], cache.valid) for i in range(raw.shape[-1])]
-    return jnp.stack(each, axis=-1), levels(mean, squares, count)
+    return jnp.stack(each, axis=-1), levels_of(mean, squares, count)
 
 
-def levels(
+def levels_of(
     mean: Float[Array, "head 4"], squares: Float[Array, "head 4"], count: Float[Array, "head 1"]
-) -> Float[Array, "head 8"]:
+) -> Float[Array, "head 2 4"]:
     """Mean and deviation of a head's tokens, from sums of squared deviations and the number of tokens."""
-    return jnp.concatenate([mean, jnp.sqrt(squares / jnp.maximum(count, 1.0) + 1e-6)], axis=-1)
+    return jnp.stack([mean, jnp.sqrt(squares / jnp.maximum(count, 1.0) + 1e-6)], axis=1)
 
 
 def nothing_read(heads: int, dim: int) -> dict[str, Array]:
@@ -78,7 +78,7 @@ def nothing_read(heads: int, dim: int) -> dict[str, Array]:
 
 def content_of_read(
     cache: SlotCache, before: dict[str, Array]
-) -> tuple[Float[Array, "head slot 4"], Float[Array, "head 8"], dict[str, Array]]:
+) -> tuple[Float[Array, "head slot 4"], Float[Array, "head 2 4"], dict[str, Array]]:
     """`content`, relative to all tokens that the head has read, its levels, and what to carry on.
 
     At a first update it is `content`. Later, a token's cosines stay in mean and variance as they were at the update
@@ -100,8 +100,8 @@ def content_of_read(
     squares = before["squares"] + squares + apart * apart * share * before["count"][:, None]
     counted = jnp.maximum(before["counted"], jnp.max(jnp.where(cache.valid, cache.positions, -1)) + 1)
     after = {"counted": counted, "directions": directions, "count": count, "mean": mean, "squares": squares}
-    level = levels(mean, squares, count[:, None])
-    relative = (raw - mean[:, None]) / level[:, None, 4:]
+    level = levels_of(mean, squares, count[:, None])
+    relative = (raw - mean[:, None]) / level[:, None, 1]
     return jnp.where(cache.valid[..., None], relative, 0.0), level, after
 
 

@@ -146,9 +146,14 @@ def latest(recent: Float[Array, "head slot query"], cache: SlotCache) -> Float[A
     return jnp.stack([standardise(x, cache.valid) for x in jnp.log(raw + LEAST)], axis=-1)
 
 
-def each_slot(levels: Float[Array, "head width"], cache: SlotCache) -> Float[Array, "head slot width"]:
-    """What is one for a head, at each of its slots."""
-    return jnp.broadcast_to(levels[:, None], (*cache.valid.shape, levels.shape[-1]))
+def levels(known: Float[Array, "head 2 4"], cache: SlotCache) -> Float[Array, "head slot 6"]:
+    """Mean, then deviation of a head's value cosines and log norms, at each of its slots.
+
+    Not of key cosines: RoPE turns keys apart as a text grows. On SmolLM2 they are 5.8 times as far from those of the
+    same text at a quarter of the length, 1,024 tokens, as code is from prose (median over heads), the others 0.6 times.
+    """
+    each = known[:, :, 1:].reshape(known.shape[0], 1, -1)
+    return jnp.broadcast_to(each, (*cache.valid.shape, each.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def blocks(spectrum: SpectrumConfig) -> dict[str, Block]:
         "key-cosine": Block(1, nothing, lambda slots, cache: slots["content"][..., :1]),
         "value-cosine": Block(1, nothing, lambda slots, cache: slots["content"][..., 1:2]),
         "norms": Block(2, nothing, lambda slots, cache: slots["content"][..., 2:]),
-        "levels": Block(8, nothing, lambda slots, cache: each_slot(slots["levels"], cache)),
+        "levels": Block(6, nothing, lambda slots, cache: levels(slots["levels"], cache)),
         "near": Block(4, nothing, lambda slots, cache: near_mean(slots["content"], cache)),
         "surprisal": Block(
             1, frozenset({"surprisal"}), lambda slots, cache: standardise(slots["surprisal"], cache.valid)[..., None]

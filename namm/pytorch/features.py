@@ -92,7 +92,7 @@ def squared_norm(x: Float[Tensor, "batch head slot dim"]) -> Float[Tensor, "batc
     return (x * x).sum(-1)
 
 
-def content(cache: SlotCache) -> tuple[Float[Tensor, "batch head slot 4"], Float[Tensor, "batch head 8"]]:
+def content(cache: SlotCache) -> tuple[Float[Tensor, "batch head slot 4"], Float[Tensor, "batch head 2 4"]]:
     """Cosines of key and value to their head's mean, and their log norms, relative to the head's other tokens.
 
     And their levels, see `namm.content`.
@@ -104,15 +104,15 @@ def content(cache: SlotCache) -> tuple[Float[Tensor, "batch head slot 4"], Float
     raw, count = torch.stack([*cosines, *norms]), cache.valid.sum(-1).clamp(min=1)
     mean = torch.where(cache.valid, raw, 0.0).sum(-1) / count
     squares = torch.where(cache.valid, raw - mean[..., None], 0.0).square().sum(-1)
-    level = levels(mean.movedim(0, -1), squares.movedim(0, -1), count[..., None])
+    level = levels_of(mean.movedim(0, -1), squares.movedim(0, -1), count[..., None])
     return standardise(raw, cache.valid).movedim(0, -1), level
 
 
-def levels(
+def levels_of(
     mean: Float[Tensor, "batch head 4"], squares: Float[Tensor, "batch head 4"], count: Shaped[Tensor, "batch head 1"]
-) -> Float[Tensor, "batch head 8"]:
+) -> Float[Tensor, "batch head 2 4"]:
     """Mean and deviation of a head's tokens."""
-    return torch.cat([mean, (squares / count.clamp(min=1) + 1e-6).sqrt()], dim=-1)
+    return torch.stack([mean, (squares / count.clamp(min=1) + 1e-6).sqrt()], dim=2)
 
 
 def nothing_read(batch: int, heads: int, dim: int, device: torch.device) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ def nothing_read(batch: int, heads: int, dim: int, device: torch.device) -> dict
 
 def content_of_read(
     cache: SlotCache, before: dict[str, Tensor]
-) -> tuple[Float[Tensor, "batch head slot 4"], Float[Tensor, "batch head 8"], dict[str, Tensor]]:
+) -> tuple[Float[Tensor, "batch head slot 4"], Float[Tensor, "batch head 2 4"], dict[str, Tensor]]:
     """`content`, relative to all tokens that the head has read, its levels, and what to carry on."""
     fresh = (cache.valid & (cache.positions >= before["counted"][:, None, None])).float()
     pair = torch.stack([cache.keys, cache.values], dim=1).float()
@@ -144,9 +144,14 @@ def content_of_read(
     spread = before["squares"] + spread + apart * apart * share * before["count"][..., None]
     counted = torch.maximum(before["counted"], newest(cache).amax((1, 2)) + 1)
     after = {"counted": counted, "directions": directions, "count": count, "mean": mean, "squares": spread}
-    level = levels(mean, spread, count[..., None])
-    relative = (raw - mean[:, :, None]) / level[:, :, None, 4:]
+    level = levels_of(mean, spread, count[..., None])
+    relative = (raw - mean[:, :, None]) / level[:, :, None, 1]
     return torch.where(cache.valid[..., None], relative, 0.0), level, after
+
+
+def levels(known: Float[Tensor, "batch head 2 4"], cache: SlotCache) -> Float[Tensor, "batch head slot 6"]:
+    """Mean, then deviation of a head's value cosines and log norms, at each of its slots."""
+    return known[..., 1:].flatten(2)[:, :, None].expand(*cache.valid.shape, -1)
 
 
 def near_mean(x: Float[Tensor, "batch head slot width"], cache: SlotCache) -> Float[Tensor, "batch head slot width"]:
@@ -194,7 +199,7 @@ def features(
         "key-cosine": lambda: slots["content"][..., :1],
         "value-cosine": lambda: slots["content"][..., 1:2],
         "norms": lambda: slots["content"][..., 2:],
-        "levels": lambda: slots["levels"][:, :, None].expand(*cache.valid.shape, -1),
+        "levels": lambda: levels(slots["levels"], cache),
         "near": lambda: near_mean(slots["content"], cache),
         "surprisal": lambda: standardise(slots["surprisal"], cache.valid)[..., None],
     }
