@@ -46,16 +46,16 @@ def log_norm(x: Float[Array, "head slot dim"]) -> Float[Array, "head slot"]:
 def content(cache: SlotCache) -> tuple[Float[Array, "head slot 4"], Float[Array, "head 2 4"]]:
     """Cosines of key and value to their head's mean, and their log norms, relative to the tokens the head holds.
 
-    And their levels, mean and deviation: what `standardise` takes away.
+    And their levels: the mean and the deviation that this takes away.
     """
     pair = (cache.keys, cache.values)
     raw = jnp.stack([*(mean_cosine(x, cache.valid) for x in pair), *map(log_norm, pair)], axis=-1)
     held = cache.valid[..., None]
     count = jnp.maximum(jnp.sum(held, axis=1, dtype=jnp.float32), 1.0)
     mean = jnp.sum(jnp.where(held, raw, 0.0), axis=1) / count
-    squares = jnp.sum(jnp.where(held, raw - mean[:, None], 0.0) ** 2, axis=1)
-    each = [standardise(raw[..., i], cache.valid) for i in range(raw.shape[-1])]
-    return jnp.stack(each, axis=-1), levels_of(mean, squares, count)
+    centred = jnp.where(held, raw - mean[:, None], 0.0)
+    level = levels_of(mean, jnp.sum(centred * centred, axis=1), count)
+    return centred / level[:, None, 1], level
 
 
 def levels_of(

@@ -1,7 +1,7 @@
 """SmolLM2-135M, an MLP for every head over what keys and values are, how new a token is and what kind of text it reads.
 
-Claim: at a quarter of the cache, evicting while it reads, RULER is answered about as by `smollm2-heads`, and code, on
-which that one fails, far better. Command: `namm evolve smollm2-mixed`. Hardware: two CPU cores.
+Claim: at a quarter of the cache, evicting while it reads, RULER and code, on which `smollm2-heads` fails, are answered
+about as with the full cache. Command: `namm evolve smollm2-mixed`. Hardware: two CPU cores.
 
 A line cannot serve both: needles ask for tokens that stand out, wherever they are, code asks for the newest. The levels
 of a head tell one kind of text from the other, and an MLP can weigh the features by them (see docs/findings.md). Two

@@ -103,9 +103,9 @@ def content(cache: SlotCache) -> tuple[Float[Tensor, "batch head slot 4"], Float
     norms = [0.5 * torch.log(x + 1e-12) for x in squares]
     raw, count = torch.stack([*cosines, *norms]), cache.valid.sum(-1).clamp(min=1)
     mean = torch.where(cache.valid, raw, 0.0).sum(-1) / count
-    squares = torch.where(cache.valid, raw - mean[..., None], 0.0).square().sum(-1)
-    level = levels_of(mean.movedim(0, -1), squares.movedim(0, -1), count[..., None])
-    return standardise(raw, cache.valid).movedim(0, -1), level
+    centred = torch.where(cache.valid, raw - mean[..., None], 0.0)
+    level = levels_of(mean.movedim(0, -1), centred.square().sum(-1).movedim(0, -1), count[..., None])
+    return centred.movedim(0, -1) / level[:, :, None, 1], level
 
 
 def levels_of(
