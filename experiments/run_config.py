@@ -68,8 +68,8 @@ class RunConfig:
     their tokens that then score above the threshold of a memory that has one. candidates: scored at once (memory
     bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache
     read them, that are kept in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory
-    carries); 0 for none. seed: of the search and of its training prompts. time_limit: seconds of search, after
-    which it ends as if complete.
+    carries); 0 for none. seed: of the search and of its training prompts. time_limit: seconds of search; what
+    validated best until then is saved and compared, and the same command goes on.
     """
 
     name: str
