@@ -22,7 +22,7 @@ def draw_scores(table: Sequence[Summary], path: Path) -> None:
     The budgets of a memory are joined by a line.
     """
     settings = list(dict.fromkeys((s.mode, s.length) for s in table))
-    figure, panels = _panels(len(settings), (5.5, 4.5))
+    figure, panels = panels_of(len(settings), (5.5, 4.5))
     for panel, (mode, length) in zip(panels, settings, strict=True):
         panel.set_prop_cycle(color=colormaps["tab20"].colors)  # pyright: ignore[reportAttributeAccessIssue]
         here = [s for s in table if (s.mode, s.length) == (mode, length)]
@@ -42,7 +42,7 @@ def draw_scores(table: Sequence[Summary], path: Path) -> None:
 
 def draw_heads(shares: Mapping[tuple[Setting, str], np.ndarray], path: Path) -> None:
     """Kept share of every layer and head; one panel an entry and setting."""
-    figure, panels = _panels(len(shares), (4.5, 2.2))
+    figure, panels = panels_of(len(shares), (4.5, 2.2))
     top = max(float(share.max()) for share in shares.values())
     for panel, (((mode, length), entry), share) in zip(panels, shares.items(), strict=True):
         image = panel.imshow(share.T, vmin=0, vmax=top, aspect="auto", cmap="Blues")
@@ -54,7 +54,7 @@ def draw_heads(shares: Mapping[tuple[Setting, str], np.ndarray], path: Path) -> 
 
 def draw_depths(grids: Sequence[DepthGrid], path: Path) -> None:
     """Mean score by prompt length and depth of the answer; one panel an entry."""
-    figure, panels = _panels(len(grids), (3.2, 3.2))
+    figure, panels = panels_of(len(grids), (3.2, 3.2))
     for panel, grid in zip(panels, grids, strict=True):
         image = panel.imshow(grid.scores, vmin=0, vmax=1, aspect="auto", cmap="Blues")
         figure.colorbar(image, ax=panel)
@@ -68,7 +68,7 @@ def draw_depths(grids: Sequence[DepthGrid], path: Path) -> None:
 
 def draw_times(trace: Trace, path: Path) -> None:
     """Share of the tokens read so far that every layer and head holds, after each update; one panel an entry."""
-    figure, panels = _panels(len(trace.over), (4.5, 2.6))
+    figure, panels = panels_of(len(trace.over), (4.5, 2.6))
     for panel, (entry, packed) in zip(panels, trace.over.items(), strict=True):
         read, held = unpack_counts(packed, trace.shape)
         share = (held / read).reshape(-1, len(read))
@@ -88,7 +88,8 @@ def grid(rows: int, columns: int, each: tuple[float, float]) -> tuple[Figure, np
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _panels(count: int, each: tuple[float, float]) -> tuple[Figure, list[Any]]:
+def panels_of(count: int, each: tuple[float, float]) -> tuple[Figure, list[Any]]:
+    """A figure of so many panels, three in a row; `each`: inches, width and height."""
     columns = min(count, 3)
     figure, table = grid(-(-count // columns), columns, each)
     panels = list(table.flat)
@@ -132,7 +133,7 @@ def draw_searches(rows: Sequence[Any], path: Path) -> None:
     rows: `experiments.searches.SearchRow`.
     """
     names = list(dict.fromkeys(row.variant for row in rows))
-    figure, panels = _panels(len(names), (3.6, 2.8))
+    figure, panels = panels_of(len(names), (3.6, 2.8))
     low, high = (pick(value for row in rows for _, value in row.curve) for pick in (min, max))
     for panel, name in zip(panels, names, strict=True):
         for shown, colour in dict.fromkeys([(names[0], "0.6"), (name, "tab:blue")]):

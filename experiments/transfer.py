@@ -34,7 +34,7 @@ SETTINGS, RECORDS, ROWS = "settings.json", "episodes.jsonl", "transfer.json"
 MORE = ("task", "budget", "policy", "random", "episodes")  # of which a folder may be given more
 KEEP_ALL = "keep-all"
 FAMILIES = {
-    "control": ("tmaze", "hopper", "d4rl"),
+    "control": ("tmaze", "halfcheetah", "hopper", "walker2d", "d4rl"),
     "text": ("text",),
     "video": ("longvideobench", "mlvu"),
     "vision": ("vqa",),

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.figures import grid
+from experiments.figures import grid, panels_of
 from experiments.page import fill
 from experiments.played import Task
 from experiments.report import signed, size
@@ -80,8 +80,8 @@ def markdown(rows: Sequence[TransferRow], units: Mapping[str, str], refused: Map
 def draw_scores(rows: Sequence[TransferRow], path: Path) -> None:
     """Score with its interval at every budget, one panel a task; the full context and context 1 as lines across."""
     groups = by_task(rows)
-    figure, panels = grid(1, len(groups), (4.6, 4.8))
-    for panel, (task, here) in zip(panels[0], groups.items(), strict=True):
+    figure, panels = panels_of(len(groups), (4.6, 4.8))
+    for panel, (task, here) in zip(panels, groups.items(), strict=True):
         panel.set_prop_cycle(color=colormaps["tab20"].colors)  # pyright: ignore[reportAttributeAccessIssue]
         budgets = list(dict.fromkeys(row.budget for row in rows if row.budget != WHOLE))
         whole = list(dict.fromkeys(row.memory for row in rows if row.budget == WHOLE))
@@ -97,9 +97,9 @@ def draw_scores(rows: Sequence[TransferRow], path: Path) -> None:
             bold = {"color": "black", "markersize": 7, "zorder": 3} if place == 0 else {"markersize": 4}
             panel.errorbar(at, scores, error, fmt="o", linewidth=0.9, capsize=2, label=name, **bold)
         panel.set_xticks(range(len(budgets)), budgets)
-        panel.set(title=task, xlabel="budget (share of the longest context)", ylabel="score")
+        panel.set(title=task.replace("@", "\n@"), xlabel="budget (share of the longest context)", ylabel="score")
         panel.grid(alpha=0.3, axis="y")
-    panels[0][-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[min(len(panels), 3) - 1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
 
 

@@ -1,6 +1,7 @@
 """A linear policy found by augmented random search (arXiv 1803.07055, V2-t), the source of recorded MuJoCo play."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,11 +41,32 @@ class SearchConfig:
     noise: float = 0.025
     bonus: float = 1.0  # of a step that does not fall, left out of what is maximised
     seed: int = 0
-    limit: int = 600  # iterations
+
+
+class Policy(ABC):
+    """What plays: actions from states, with noise where that is asked for."""
+
+    space: spaces.Box
+
+    @abstractmethod
+    def act(self, state: Float[np.ndarray, " state"]) -> Float[np.ndarray, " action"]:
+        """The action that it means, which may lie outside the space."""
+
+    def player(self, spread: float) -> Callable[[np.random.Generator], Callable[[Any], Any]]:
+        """Play with Gaussian noise on the actions; its deviation is drawn up to `spread`, episode by episode."""
+
+        def start(rng: np.random.Generator) -> Callable[[Any], Any]:
+            own = spread * rng.random()
+            return lambda state: self.clip(self.act(state) + own * rng.normal(size=self.space.shape))
+
+        return start
+
+    def clip(self, action: Float[np.ndarray, " action"]) -> Float[np.ndarray, " action"]:
+        return np.clip(action, self.space.low, self.space.high).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class LinearPolicy:
+class LinearPolicy(Policy):
     """Actions as a matrix times the state, normalised by mean and deviation."""
 
     weights: Float[np.ndarray, "action state"]
@@ -55,26 +77,9 @@ class LinearPolicy:
     def act(self, state: Float[np.ndarray, " state"]) -> Float[np.ndarray, " action"]:
         return self.weights @ ((state - self.mean) / self.deviation)
 
-    def player(self, spread: float) -> Callable[[np.random.Generator], Callable[[Any], Any]]:
-        """Play with Gaussian noise on the actions; its deviation is drawn up to `spread`, episode by episode."""
 
-        def start(rng: np.random.Generator) -> Callable[[Any], Any]:
-            own = spread * rng.random()
-            return lambda state: self.clip(self.act(state) + own * rng.normal(size=len(self.weights)))
-
-        return start
-
-    def clip(self, action: Float[np.ndarray, " action"]) -> Float[np.ndarray, " action"]:
-        return np.clip(action, self.space.low, self.space.high).astype(np.float32)
-
-
-def search(
-    env: gym.Env[Any, Any], config: SearchConfig, target: float, log: Callable[[int, float], None]
-) -> LinearPolicy:
-    """Search until an episode of the policy returns `target`; ValueError where `limit` iterations do not get there.
-
-    log: told every tenth iteration and the policy's return.
-    """
+def search(env: gym.Env[Any, Any], config: SearchConfig) -> Iterator[tuple[LinearPolicy, float]]:
+    """The policy of one iteration after the other, without end, each with the return of one episode of it."""
     assert isinstance(env.observation_space, spaces.Box) and isinstance(env.action_space, spaces.Box)
     size, rng = env.observation_space.shape[0], np.random.default_rng(config.seed)
     weights, moments = np.zeros((env.action_space.shape[0], size)), Moments(0, np.zeros(size), np.zeros(size))
@@ -83,7 +88,7 @@ def search(
     def policy(matrix: np.ndarray) -> LinearPolicy:
         return LinearPolicy(matrix, moments.mean, moments.deviation, env.action_space)  # pyright: ignore[reportArgumentType]
 
-    for iteration in range(config.limit):
+    while True:
         tries = rng.normal(size=(config.directions, *weights.shape))
         found = policy(weights)  # one normalisation for all that is compared
         moved = [[replace(found, weights=weights + s * config.noise * t) for s in (1, -1)] for t in tries]
@@ -92,12 +97,7 @@ def search(
         top = np.argsort(-gains.max(1))[: config.best]
         change = np.einsum("d,das->as", gains[top, 0] - gains[top, 1], tries[top])
         weights = weights + config.rate / (config.best * max(float(gains[top].std()), 1e-6)) * change
-        reached = _rollout(env, policy(weights), None)[0]
-        if iteration % 10 == 0:
-            log(iteration, reached)
-        if reached >= target:
-            return policy(weights)
-    raise ValueError(f"no policy returned {target} in {config.limit} iterations; try another seed")
+        yield policy(weights), _rollout(env, policy(weights), None)[0]
 
 
 def _rollout(env: gym.Env[Any, Any], policy: LinearPolicy, moments: Moments | None) -> tuple[float, int]:

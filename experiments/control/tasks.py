@@ -57,32 +57,59 @@ def _tmaze(corridor: int) -> ControlTask:
     return ControlTask(f"tmaze-{corridor}", "dt-tmaze", spec, 1.0, limit(corridor), f"namm/tmaze-{corridor}-v0")
 
 
-# Mean returns of random and of expert play (D4RL, v2), and what arXiv 2106.01345 asks for.
+@dataclass(frozen=True)
+class _Gym:
+    """A MuJoCo environment: gymnasium's class, D4RL's mean returns of random and of expert play (v2), the return that
+    arXiv 2106.01345 asks for, those that 300 steps are asked for here (what was learned from medium-expert play the
+    second), how many positions and angles a state has."""
+
+    entry: str
+    reference: tuple[float, float]
+    target: float
+    short_targets: tuple[float, float]
+    positions: int
+
+    def spec(self, name: str, version: int, steps: int) -> EnvSpec:
+        entry = f"gymnasium.envs.mujoco.{self.entry.format(version)}"
+        return EnvSpec(f"{name}-v{version}", entry, max_episode_steps=steps)
+
+
 _GYM = {
-    "HalfCheetah": ("half_cheetah_v4:HalfCheetahEnv", (-280.178953, 12135.0), 6000.0),
-    "Hopper": ("hopper_v4:HopperEnv", (-20.272305, 3234.3), 3600.0),
-    "Walker2d": ("walker2d_v4:Walker2dEnv", (1.629008, 4592.3), 5000.0),
+    "HalfCheetah": _Gym("half_cheetah_v{}:HalfCheetahEnv", (-280.178953, 12135.0), 6000.0, (1000.0, 1450.0), 8),
+    "Hopper": _Gym("hopper_v{}:HopperEnv", (-20.272305, 3234.3), 3600.0, (900.0, 900.0), 5),
+    "Walker2d": _Gym("walker2d_v{}:Walker2dEnv", (1.629008, 4592.3), 5000.0, (1200.0, 1200.0), 8),
 }
 
 
-def _hopper(name: str, visible: int | None) -> ControlTask:
-    """Hopper-v5 cut at 300 steps, all of it or its five positions and angles alone; D4RL's reference returns (v2)."""
-    spec = EnvSpec("Hopper-v5", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", max_episode_steps=300)
-    return ControlTask(name, f"dt-{name}", spec, 900.0, 300, "namm/hopper/medium-v0", visible, _GYM["Hopper"][1])
+def recording(environment: str, play: str) -> str:
+    """The Minari dataset of this project's own play in a MuJoCo environment, `hopper` for instance."""
+    return f"namm/{environment}/{play}-v0"
+
+
+PLAY = ("medium", "medium-replay", "medium-expert")  # D4RL's names
+
+
+def _cut(environment: str, hidden: bool, play: str = PLAY[0]) -> ControlTask:
+    """An episode of at most 300 steps, observed in whole or by positions and angles alone."""
+    lower, gym_env = environment.lower(), _GYM[environment]
+    name, visible = (f"{lower}-hidden", gym_env.positions) if hidden else (lower, None)
+    name = name if play == PLAY[0] else f"{name}-{play}"
+    spec, target = gym_env.spec(environment, 5, 300), gym_env.short_targets[play == PLAY[2]]
+    return ControlTask(name, f"dt-{name}", spec, target, 300, recording(lower, play), visible, gym_env.reference)
 
 
 def _d4rl(environment: str, play: str) -> ControlTask:
     """A whole episode of 1,000 steps in the MuJoCo environment that is as in D4RL's v2."""
-    name = f"{environment.lower()}-{play}"
-    entry, reference, target = _GYM[environment]
-    spec = EnvSpec(f"{environment}-v4", f"gymnasium.envs.mujoco.{entry}", max_episode_steps=1000)
+    name, gym_env = f"{environment.lower()}-{play}", _GYM[environment]
     host = f"edbeeching/decision-transformer-gym-{name}"
-    return ControlTask(f"d4rl-{name}", host, spec, target, 1000, f"{name}-v2", None, reference)
+    spec = gym_env.spec(environment, 4, 1000)
+    return ControlTask(f"d4rl-{name}", host, spec, gym_env.target, 1000, f"{name}-v2", None, gym_env.reference)
 
 
 CORRIDORS = (20, 40, 80, 160, 300)
-_ALL = (*map(_tmaze, CORRIDORS), _hopper("hopper", None), _hopper("hopper-hidden", 5))
-TASKS = {task.name: task for task in _ALL}  # whose hosts this project trains
+_MUJOCO = [_cut(environment, False) for environment in _GYM]
+_MUJOCO += [_cut(environment, True, play) for environment in _GYM for play in PLAY]
+TASKS = {task.name: task for task in (*map(_tmaze, CORRIDORS), *_MUJOCO)}  # whose hosts this project trains
 _PLAYED = [_d4rl(environment, play) for environment in _GYM for play in ("medium", "medium-replay", "expert")]
 D4RL = {task.name: task for task in _PLAYED}
 

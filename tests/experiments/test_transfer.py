@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from transformers import DecisionTransformerModel
 from experiments import transfer as module
 from experiments.cli import main
 from experiments.control.players import ContextOne, play
-from experiments.control.tasks import find_task, hide
+from experiments.control.tasks import TASKS, find_task, hide
 from experiments.control.transfer import ControlTransfer
 from experiments.summary import WHOLE
 from experiments.transfer import TransferConfig, choose, entries, random_memories, transfer
@@ -215,10 +216,15 @@ def test_differences_are_paired_by_episode() -> None:
     assert rows["keep-all"].score == pytest.approx(unit * (1000 + 20.272305))
 
 
-def test_hidden_velocities() -> None:
-    shown, whole = find_task("hopper-hidden").make(), find_task("hopper").make()
-    assert shown.observation_space.shape == (5,)
-    np.testing.assert_array_equal(shown.reset(seed=1)[0], whole.reset(seed=1)[0][:5])
+@pytest.mark.parametrize(
+    ("name", "positions", "velocities"), [("hopper", 5, 6), ("halfcheetah", 8, 9), ("walker2d", 8, 9)]
+)
+def test_hidden_velocities(name: str, positions: int, velocities: int) -> None:
+    shown, whole = find_task(f"{name}-hidden").make(), find_task(name).make()
+    inner: Any = whole.unwrapped
+    assert (len(inner.data.qpos[1:]), len(inner.data.qvel)) == (positions, velocities)
+    assert shown.observation_space.shape == (positions,)
+    np.testing.assert_array_equal(shown.reset(seed=1)[0], whole.reset(seed=1)[0][:positions])
     assert hide(find_task("hopper").make(), 2).reset(seed=1)[0].shape == (2,)
 
 
@@ -226,7 +232,7 @@ def test_hidden_velocities() -> None:
     ("words", "message"),
     [
         (["--task", "tmaze"], "unknown control task 'tmaze'; expected one of tmaze-20"),
-        (["--task", "image"], "unknown task 'image'; expected one that begins with tmaze, hopper, d4rl, text, "),
+        (["--task", "image"], "unknown task 'image'; expected one that begins with tmaze, halfcheetah, hopper"),
         (["--memory", "smolm2"], "smolm2"),
         (["--memory", "sirllm"], "memory: sirllm rotates keys or asks for surprisal"),
         (["--interval", "20"], "memory: interval is 20; expected a positive multiple"),
@@ -275,8 +281,13 @@ def test_a_host_of_ones_own(tmp_path: Path) -> None:
         transfer(config(tmp_path / "out", task=("tmaze-20@nowhere",)), QUIET)
 
 
-def test_shipped_hosts_load() -> None:
-    assert load_player("dt-tmaze").config.max_ep_len >= find_task("tmaze-300").context
+@pytest.mark.parametrize("name", TASKS)
+def test_shipped_hosts_serve_their_tasks(name: str) -> None:
+    task = ControlTransfer(name)
+    assert task.model(task.load()).training is False
+
+
+def test_a_host_that_does_not_ship() -> None:
     with pytest.raises(FileNotFoundError, match="expected dt-"):
         load_player("dt-nothing")
 
