@@ -1,7 +1,6 @@
 """A linear policy found by augmented random search (arXiv 1803.07055, V2-t), the source of recorded MuJoCo play."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float
+
+from experiments.control.policy import Policy
 
 
 @dataclass
@@ -41,28 +42,6 @@ class SearchConfig:
     noise: float = 0.025
     bonus: float = 1.0  # of a step that does not fall, left out of what is maximised
     seed: int = 0
-
-
-class Policy(ABC):
-    """What plays: actions from states, with noise where that is asked for."""
-
-    space: spaces.Box
-
-    @abstractmethod
-    def act(self, state: Float[np.ndarray, " state"]) -> Float[np.ndarray, " action"]:
-        """The action that it means, which may lie outside the space."""
-
-    def player(self, spread: float) -> Callable[[np.random.Generator], Callable[[Any], Any]]:
-        """Play with Gaussian noise on the actions; its deviation is drawn up to `spread`, episode by episode."""
-
-        def start(rng: np.random.Generator) -> Callable[[Any], Any]:
-            own = spread * rng.random()
-            return lambda state: self.clip(self.act(state) + own * rng.normal(size=self.space.shape))
-
-        return start
-
-    def clip(self, action: Float[np.ndarray, " action"]) -> Float[np.ndarray, " action"]:
-        return np.clip(action, self.space.low, self.space.high).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from experiments.control.linear import Policy
+from experiments.control.policy import Policy
 
 
 @dataclass(frozen=True)

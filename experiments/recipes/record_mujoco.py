@@ -18,7 +18,8 @@ import numpy as np
 import tyro
 
 from experiments.control.datasets import Player, read, record
-from experiments.control.linear import Policy, SearchConfig, search
+from experiments.control.linear import SearchConfig, search
+from experiments.control.policy import Policy
 from experiments.control.ppo import learn
 from experiments.control.tasks import PLAY, find_task, recording
 
