@@ -27,9 +27,9 @@ _GRADIENT_STEPS = ("open-es", "pgpe")
 class SearchConfig:
     """Which strategy searches, and from how wide a distribution.
 
-    The default, separable CMA-ES, costs O(n). At thousands of parameters its scales hardly move, and snes (O(n) too) and
-    the paper's full CMA-ES find a little more at equal evaluations (docs/findings.md); at tens (a linear scorer) it learns
-    a scale per parameter within some generations.
+    The default, separable CMA-ES, costs O(n). At thousands of parameters its scales hardly move, and snes (O(n) too)
+    and the paper's full CMA-ES find a little more at equal evaluations (docs/findings.md); at tens (a linear scorer) it
+    learns a scale per parameter within some generations.
     sigma 0.065 and 32 members are the paper's (arXiv 2410.13166).
     """
 
