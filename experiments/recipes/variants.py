@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import gcd
 
 from evolve.strategy import SearchConfig
 from experiments.run_config import RunConfig, StageConfig
@@ -66,7 +67,8 @@ def spread(factor: int) -> Change:
     def change(config: RunConfig) -> RunConfig:
         counts, stages = config.prompts, config.stages
         longer = tuple(replace(stage, generations=stage.generations * factor) for stage in stages)
-        fewer = replace(counts, draw=counts.draw // factor, fresh=max(counts.fresh // factor, 1))
+        draw = counts.draw // factor
+        fewer = replace(counts, draw=draw, fresh=max(counts.fresh // factor, 1), batch=gcd(counts.batch, draw))
         every = config.validate_every * factor
         return replace(config, stages=longer, prompts=fewer, validate_every=every)
 

@@ -30,6 +30,8 @@ def test_a_variant_is_a_valid_run_of_equal_cost(recipe: str, name: str) -> None:
         return sum(s.generations for s in config.stages) * config.search.population * config.prompts.draw
 
     assert evaluations(changed) == evaluations(base)
+    counts = changed.prompts
+    assert not any(count % counts.batch for count in (counts.draw, counts.validation, counts.held_out))
     same = {"pocket": {"recipe", "cold-start", "bam"}, "smollm2": {"recipe", "warm-start", "linear"}}
     assert (changed == base) == (name in same[recipe] | {"one-set", "set-a-layer"})
 
