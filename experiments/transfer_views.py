@@ -99,7 +99,7 @@ def draw_scores(rows: Sequence[TransferRow], path: Path) -> None:
         panel.set_xticks(range(len(budgets)), budgets)
         panel.set(title=task.replace("@", "\n@"), xlabel="budget (share of the longest context)", ylabel="score")
         panel.grid(alpha=0.3, axis="y")
-    panels[min(len(panels), 3) - 1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(*panels[-1].get_legend_handles_labels(), fontsize="x-small", loc="outside right center")
     figure.savefig(path, dpi=120)
 
 

@@ -65,8 +65,11 @@ class RecordConfig:
             raise ValueError(f"environment is {self.environment!r}; expected one of {', '.join(SOURCES)}")
         if unknown := [name for name in self.play if name not in PLAY]:
             raise ValueError(f"play is {unknown[0]!r}; expected some of {', '.join(PLAY)}")
-        if self.episodes < 1 or self.spread < 0:
-            raise ValueError(f"episodes is {self.episodes}, spread {self.spread}; expected 1 or more, and 0 or more")
+        if not self.play:
+            raise ValueError(f"play is empty; expected some of {', '.join(PLAY)}")
+        if min(self.episodes, self.limit) < 1 or self.spread < 0:
+            got = f"episodes is {self.episodes}, limit {self.limit}, spread {self.spread}"
+            raise ValueError(f"{got}; expected 1 or more, 1 or more, and 0 or more")
 
 
 def reach(found: Iterator[tuple[Policy, float]], target: float) -> list[Policy]:
@@ -85,7 +88,7 @@ def reach(found: Iterator[tuple[Policy, float]], target: float) -> list[Policy]:
 def mixture(policies: Sequence[Policy], spread: float) -> Player:
     """Play of a policy drawn for every episode."""
     players = [policy.player(spread) for policy in policies]
-    return lambda rng: players[int(rng.integers(len(players)))](rng) if len(players) > 1 else players[0](rng)
+    return lambda rng: players[rng.integers(len(players))](rng)
 
 
 def main(config: RecordConfig) -> None:

@@ -90,6 +90,10 @@ def test_recorded_play_is_named_and_cut(tmp_path: Path, monkeypatch: pytest.Monk
         RecordConfig("ant")
     with pytest.raises(ValueError, match="play is 'expert'; expected some of medium, medium-replay, medium-expert"):
         RecordConfig(play=("expert",))
+    with pytest.raises(ValueError, match="play is empty; expected some of medium"):
+        RecordConfig(play=())
+    with pytest.raises(ValueError, match="limit -1, spread"):
+        RecordConfig(limit=-1)
     monkeypatch.setitem(SOURCES, "hopper", SOURCES["hopper"]._replace(medium=1e6))
     with pytest.raises(ValueError, match=r"no policy returned 1000000.0"):
         main(RecordConfig(limit=1))
