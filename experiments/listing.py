@@ -18,8 +18,10 @@ def print_policies(console: Console) -> None:
     memories = Table("memory", "host", "tasks", "budget", title="Trained memories (namm.load by name)")
     for name in shipped():
         made = load(name).provenance
-        tasks = sorted({task for stage in made["stages"] for task in stage["tasks"]})
-        memories.add_row(name, str(made["host"]), ", ".join(tasks), str(made["budget"]))
+        beside = [other for stage in made["stages"] for other in stage.get("beside", ())]
+        tasks = sorted({task for scored in (*made["stages"], *beside) for task in scored["tasks"]})
+        hosts = dict.fromkeys([str(made["host"]), *(other["host"] for other in beside)])
+        memories.add_row(name, ", ".join(hosts), ", ".join(tasks), str(made["budget"]))
     console.print(memories if memories.row_count else "No trained memory ships with this release.")
 
 

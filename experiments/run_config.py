@@ -1,7 +1,9 @@
 """One run of the search as data: host, memory, tasks, how candidates are scored. Saved beside every result."""
 
 import typing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from math import gcd
+from pathlib import Path
 from typing import Any, Literal
 
 from evolve.fitness import FitnessConfig
@@ -17,12 +19,25 @@ Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
+class BesideConfig:
+    """A further host that scores every candidate too, on tasks of its own at a prompt length (tokens)."""
+
+    host: str
+    tasks: tuple[str, ...]
+    length: int
+
+
+@dataclass(frozen=True)
 class StageConfig:
-    """A stretch of the curriculum: tasks at a prompt length (tokens) for a number of generations."""
+    """A stretch of the curriculum: tasks at a prompt length (tokens) for a number of generations.
+
+    beside: further hosts. A task counts alike whichever host answers it, and has as many prompts.
+    """
 
     tasks: tuple[str, ...]
     length: int
     generations: int
+    beside: tuple[BesideConfig, ...] = ()
 
     @property
     def mix(self) -> TaskMix:
@@ -61,7 +76,8 @@ class PromptConfig:
 class RunConfig:
     """Everything `namm evolve` needs.
 
-    name: of the run and of the memory it makes. host: see `namm hosts`. warm_start: weight of a feature block in
+    name: of the run and of the memory it makes. host: see `namm hosts`; that of the spectrum's statistics and of the
+    fit, where a stage has further ones. warm_start: weight of a feature block in
     the first score (zero weights otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose
     score is the first one instead; blocks that it lacks weigh nothing. fit: training prompts that the first score
     is fitted to instead, by what their questions and answers look at (see `experiments.fitted`). fit_share: of
@@ -135,6 +151,35 @@ class RunConfig:
         if self.disk < 0:
             raise ValueError(f"disk is {self.disk}; expected GiB, 0 or more")
         self._check_interval()
+        self._check_beside()
+
+    def beside(self, stage: StageConfig) -> tuple["RunConfig", ...]:
+        """A run of one stage for every further host, with as many prompts a task as the stage itself has."""
+        runs = []
+        for other in stage.beside:
+            counts = {
+                name: count * len(other.tasks) // len(stage.tasks)
+                for name, count in asdict(self.prompts).items()
+                if name != "batch"
+            }
+            scored = (counts[name] for name in ("draw", "validation", "held_out", "streaming"))
+            prompts = PromptConfig(**counts, batch=gcd(self.prompts.batch, *scored))
+            alone = StageConfig(other.tasks, other.length, stage.generations)
+            runs.append(replace(self, host=other.host, rope=None, fit=0, stages=(alone,), prompts=prompts))
+        return tuple(runs)
+
+    def _check_beside(self) -> None:
+        """Errors of the further hosts before any work."""
+        for stage in self.stages:
+            self.beside(stage)
+            names = [Path(host).name for host in (self.host, *(other.host for other in stage.beside))]
+            if len(set(names)) < len(names):
+                raise ValueError(f"stages: hosts of one stage are {', '.join(names)}; expected different ones")
+            if stage.beside and self.memory.scorer.sets:
+                raise ValueError(
+                    f"memory.scorer.sets is {self.memory.scorer.sets}; expected () where further hosts, which have "
+                    "layers and heads of their own, stand beside the first"
+                )
 
     def _check_interval(self) -> None:
         interval, chunk = self.memory.interval, self.use.chunk

@@ -4,8 +4,8 @@ import functools
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,6 +161,50 @@ class StageRunner:
         }
 
 
+@dataclass(frozen=True)
+class HostsRunner:
+    """Scores populations on the prompts of all hosts of a stage; a task counts alike on whichever host."""
+
+    runners: tuple[StageRunner, ...]
+
+    def _mean(self, values: Sequence[Any]) -> Any:
+        """Over hosts, by their numbers of tasks."""
+        return np.average(values, axis=0, weights=[len(runner.stage.tasks) for runner in self.runners])
+
+    def _means(self, found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {name: float(self._mean([one[name] for one in found])) for name in found[0]}
+
+    def evaluation(self, population: PyTree, context: Context) -> Evaluation:
+        """What the search needs to know about a population."""
+        found = [runner.evaluation(population, context) for runner in self.runners]
+        return Evaluation(
+            scores=np.concatenate([one.scores for one in found], axis=1),
+            reference=np.concatenate([one.reference for one in found]),
+            grade=np.concatenate([np.asarray(one.grade) for one in found], axis=1),
+            kept=self._mean([one.kept for one in found]),
+            info=self._means([one.info for one in found]),
+        )
+
+    def validation(self, mean: PyTree) -> dict[str, float]:
+        """The mean of the distribution on held-back prompts; log-likelihood breaks the ties of exact matches."""
+        return self._means([runner.validation(mean) for runner in self.runners])
+
+    def judge(self, mean: PyTree, split: Split, prompts: int) -> dict[str, float]:
+        """Means over the first prompts of a split, so many of the first host and as many a task of the others."""
+        tasks = len(self.runners[0].stage.tasks)
+        counts = [prompts * len(runner.stage.tasks) // tasks for runner in self.runners]
+        return self._means([r.judge(mean, split, count) for r, count in zip(self.runners, counts, strict=True)])
+
+
+def runner_of_hosts(config: RunConfig, first: StageRunner) -> HostsRunner:
+    """The stage of its first host's runner, on all of its hosts."""
+    others = []
+    for run in config.beside(first.stage):
+        host = load_host(run.host, dtype=jnp.dtype(run.dtype))
+        others.append(StageRunner(run, run.stages[0], host, first.memory))
+    return HostsRunner((first, *others))
+
+
 def warm_started(memory: Memory, weights: dict[str, float]) -> Memory:
     """The memory whose first score weighs these feature blocks."""
     params = dict(memory.params.evolved["params"])
@@ -256,6 +300,12 @@ def train(config: RunConfig, folder: Path, console: Console, in_pieces: bool = F
         return found.memory
     console.print(f"Evolved memory: {path} ({time.monotonic() - begin:.0f} s). Comparing on held-out prompts")
     compare(config, host, found.start, found.memory, folder, console)
+    for run in config.beside(config.stages[-1]):
+        console.print(f"The same on {run.host}")
+        other = load_host(run.host, dtype=jnp.dtype(run.dtype))
+        apart = folder / Path(run.host).name
+        apart.mkdir(exist_ok=True)
+        compare(run, other, found.start, found.memory, apart, console)
     console.print(f"Done in {time.monotonic() - begin:.0f} s. Use it with namm.load({str(path)!r})")
     return found.memory
 
@@ -266,14 +316,19 @@ class Found(NamedTuple):
     start: Memory
     memory: Memory
     result: RunResult
-    runner: Callable[[], StageRunner]
+    runner: Callable[[], HostsRunner]
 
 
 def evolve_memory(config: RunConfig, host: Host, folder: Path, console: Console) -> Found:
     """The search alone, going on from the folder's newest checkpoint."""
     first = starting_runner(config, host, folder)
     start = first.memory
-    runner = functools.cache(lambda i: first if i == 0 else StageRunner(config, config.stages[i], host, start))
+
+    @functools.cache
+    def runner(stage: int) -> HostsRunner:
+        main = StageRunner(config, config.stages[stage], host, start) if stage else first
+        return runner_of_hosts(config, main)
+
     stages = tuple(Stage(f"stage-{i + 1}", s.generations, {"index": i}) for i, s in enumerate(config.stages))
     evolved = start.params.evolved
     console.print(f"Search: {sum(x.size for x in jax.tree.leaves(evolved))} parameters, start validated first")
@@ -327,7 +382,7 @@ def provenance(config: RunConfig, result: RunResult) -> dict[str, Any]:
     """Where a memory came from, for its config.json."""
     return {
         "host": config.host,
-        "stages": [{"tasks": list(s.tasks), "length": s.length, "generations": s.generations} for s in config.stages],
+        "stages": [_stage(stage) for stage in config.stages],
         "mode": config.use.mode,
         "budget": config.use.budget,
         "search": to_json(config.search),
@@ -336,6 +391,12 @@ def provenance(config: RunConfig, result: RunResult) -> dict[str, Any]:
         "seed": config.seed,
         "commit": commit(),
     }
+
+
+def _stage(stage: StageConfig) -> dict[str, Any]:
+    """A stage for a provenance, further hosts only where there are some."""
+    described = json.loads(json.dumps(asdict(stage)))
+    return described if stage.beside else {k: v for k, v in described.items() if k != "beside"}
 
 
 def commit() -> str | None:

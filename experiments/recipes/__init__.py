@@ -1,12 +1,13 @@
 """One file a result: claim, command, hardware, time, expected score. `RECIPES` holds their configurations by name."""
 
-from experiments.recipes import llama3_8b, pocket, smollm2, smollm2_heads, smollm2_mixed, smollm2_ruler
+from experiments.recipes import contents, llama3_8b, pocket, smollm2, smollm2_heads, smollm2_mixed, smollm2_ruler
 from experiments.run_config import RunConfig
 
 RECIPES: dict[str, RunConfig] = {
     config.name: config
     for config in (
         smollm2.CONFIG,
+        contents.CONFIG,
         smollm2_heads.CONFIG,
         smollm2_heads.THRESHOLD,
         smollm2_mixed.CONFIG,
@@ -17,6 +18,7 @@ RECIPES: dict[str, RunConfig] = {
 }
 DESCRIPTIONS: dict[str, str] = {
     smollm2.CONFIG.name: "SmolLM2-135M, recorded scoring, minutes on two cores (the default)",
+    contents.CONFIG.name: "SmolLM2-135M and the pocket host at once, keys and values alone, for other hosts",
     smollm2_heads.CONFIG.name: "SmolLM2-135M with parameters for every head, recorded scoring of RULER",
     smollm2_heads.THRESHOLD.name: "the same with a threshold in place of a budget",
     smollm2_mixed.CONFIG.name: "SmolLM2-135M, an MLP for every head, recorded scoring of RULER and code",

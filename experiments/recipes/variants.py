@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import gcd
 
 from evolve.strategy import SearchConfig
-from experiments.run_config import RunConfig, StageConfig
+from experiments.run_config import RunConfig
 from namm.network import ScorerName
 
 Change = Callable[[RunConfig], RunConfig]
@@ -79,7 +79,7 @@ def curriculum(config: RunConfig) -> RunConfig:
     """Half of the generations at half of the length first."""
     last = config.stages[-1]
     half = last.generations // 2
-    short = StageConfig(last.tasks, last.length // 2, half)
+    short = replace(last, length=last.length // 2, generations=half)
     return replace(config, stages=(*config.stages[:-1], short, replace(last, generations=last.generations - half)))
 
 

@@ -15,8 +15,8 @@ from evolve.loop import Context
 from experiments.page import write_report
 from experiments.prompts import TaskMix, resolve_budget
 from experiments.recipes import RECIPES
-from experiments.run_config import PromptConfig, RunConfig, StageConfig
-from experiments.training import continued, starting_runner, train
+from experiments.run_config import BesideConfig, PromptConfig, RunConfig, StageConfig
+from experiments.training import StageRunner, continued, runner_of_hosts, starting_runner, train
 from hosts.spec import RopeSpec
 from hosts.weights import load_host
 from namm.config import MemoryConfig, ScorerConfig
@@ -26,6 +26,8 @@ from tests.tiny import save_host, tiny_llama
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 GOLDEN = Path(__file__).parents[1] / "golden" / "longbench"
 QUIET = Console(quiet=True)
+TWO_HOSTS = StageConfig(("passkey", "niah-single"), 300, 2, (BesideConfig("pocket", ("pocket-recall",), 256),))
+SETS = ScorerConfig(kind="linear", sets=(30,))
 SIZE = (1, 2)  # layers and KV heads of the tiny host
 
 
@@ -175,10 +177,51 @@ def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) ->
     np.testing.assert_allclose(together.grade, backwards.grade[::-1, ::-1], atol=1e-4)
 
 
+def test_hosts_of_a_stage_score_the_same_candidates(tiny: str, tmp_path: Path) -> None:
+    """As each would alone; means weigh a task alike on whichever host, 2 of the first and 1 of the other."""
+    linear = MemoryConfig(("key-cosine", "norms"), interval=64, scorer=ScorerConfig(kind="linear"))
+    config = small(tiny, stages=(TWO_HOSTS,), memory=linear, warm_start={}, prompts=PromptConfig(4, 4, 0, 4, 4, 0, 4))
+    (beside,) = config.beside(TWO_HOSTS)
+    assert (beside.host, beside.prompts) == ("pocket", PromptConfig(2, 2, 0, 2, 2, 0, 2))
+    first = starting_runner(config, load_host(tiny), tmp_path)
+    alone = [first, StageRunner(beside, beside.stages[0], load_host("pocket"), first.memory)]
+    rng = np.random.default_rng()
+    population = jax.tree.map(
+        lambda x: rng.normal(size=(4, *x.shape)).astype(np.float32), first.memory.params.evolved
+    )
+    context = Context(3, Stage("stage-1", 2), 1)
+    together = runner_of_hosts(config, first)
+    found, parts = together.evaluation(population, context), [one.evaluation(population, context) for one in alone]
+    assert found.scores.shape == (4, 3, 2) and np.ptp(parts[1].grade[:, 0, 0]) > 0
+    for i, part in enumerate(parts):
+        at = slice(2 * i, 2 + i)
+        for name in ("scores", "grade"):
+            np.testing.assert_array_equal(getattr(found, name)[:, at], getattr(part, name))
+        np.testing.assert_array_equal(found.reference[at], part.reference)
+    np.testing.assert_allclose(found.kept, (2 * parts[0].kept + parts[1].kept) / 3)
+    assert found.info["grade"] == pytest.approx((2 * parts[0].info["grade"] + parts[1].info["grade"]) / 3)
+    mean = jax.tree.map(lambda x: x[0], population)
+    judged = [one.judge(mean, "test", count) for one, count in zip(alone, (4, 2), strict=True)]
+    assert judged[0]["full_grade"] != judged[1]["full_grade"]
+    for name, value in together.judge(mean, "test", 4).items():
+        assert value == pytest.approx((2 * judged[0][name] + judged[1][name]) / 3)
+
+
+def test_a_run_on_two_hosts_compares_on_both(tiny: str, tmp_path: Path) -> None:
+    memory = train(shrunk(RECIPES["contents"], tiny), tmp_path, QUIET)
+    assert memory.provenance["stages"][0]["beside"][0]["host"] == "pocket"
+    for folder, length in ((tmp_path, 1100), (tmp_path / "pocket", 256)):
+        rows = json.loads((folder / "table.json").read_text())
+        assert {row["memory"] for row in rows} >= {"evolved", "start", "keydiff", "keep-all"}
+        assert {row["length"] for row in rows} == {length}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"stages": ()}, "stages"),
+        ({"stages": (replace(TWO_HOSTS, beside=(BesideConfig("a/smollm2-135m", ("passkey",), 9),)),)}, "differ"),
+        ({"stages": (TWO_HOSTS,), "memory": MemoryConfig(("norms",), scorer=SETS), "warm_start": {}}, "scorer.sets"),
         ({"policies": ("keydif",)}, "keydif"),
         ({"warm_start": {"norms": 1.0}}, "norms"),
         ({"candidates": 3}, "candidates"),

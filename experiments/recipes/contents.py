@@ -1,0 +1,31 @@
+"""SmolLM2-135M and the pocket host at once, what keys and values are alone: for other hosts.
+
+Command: `namm evolve contents`. Hardware: two CPU cores.
+"""
+
+from evolve.fitness import FitnessConfig
+from evolve.strategy import SearchConfig
+from experiments.objective import UseConfig
+from experiments.run_config import BesideConfig, PromptConfig, RunConfig, StageConfig
+from namm.config import MemoryConfig, ScorerConfig
+from namm.selection import SelectionConfig
+
+POCKET = BesideConfig("pocket", ("pocket-recall",), 256)
+
+CONFIG = RunConfig(
+    name="contents",
+    host="smollm2-135m",
+    stages=(StageConfig(("niah-single", "passkey"), 384, 16, (POCKET,)),),
+    memory=MemoryConfig(
+        features=("key-cosine", "value-cosine", "norms", "near"),
+        scorer=ScorerConfig(kind="linear"),
+        selection=SelectionConfig(threshold=None),
+        interval=64,
+    ),
+    warm_start={"key-cosine": -1.0},
+    use=UseConfig(mode="recorded", budget=(0.25, 0.125), chunk=128),
+    search=SearchConfig(algorithm="cma-es", population=16, sigma=0.3),
+    fitness=FitnessConfig(grade_weight=1.0),
+    prompts=PromptConfig(draw=12, pool=48, fresh=4, validation=24, held_out=108, streaming=24, batch=12),
+    validate_every=2,
+)
