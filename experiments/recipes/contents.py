@@ -15,9 +15,10 @@ POCKET = BesideConfig("pocket", ("pocket-recall",), 256)
 CONFIG = RunConfig(
     name="contents",
     host="smollm2-135m",
-    stages=(StageConfig(("niah-single", "passkey"), 384, 16, (POCKET,)),),
+    stages=(StageConfig(("niah-single", "passkey"), 384, 30, (POCKET,)),),
     memory=MemoryConfig(
         features=("key-cosine", "value-cosine", "norms", "near"),
+        relative="read",
         scorer=ScorerConfig(kind="linear"),
         selection=SelectionConfig(threshold=None),
         interval=64,
@@ -26,6 +27,6 @@ CONFIG = RunConfig(
     use=UseConfig(mode="recorded", budget=(0.25, 0.125), chunk=128),
     search=SearchConfig(algorithm="cma-es", population=16, sigma=0.3),
     fitness=FitnessConfig(grade_weight=1.0),
-    prompts=PromptConfig(draw=12, pool=48, fresh=4, validation=24, held_out=108, streaming=24, batch=12),
-    validate_every=2,
+    prompts=PromptConfig(draw=12, pool=48, fresh=4, validation=24, held_out=72, streaming=24, batch=12),
+    validate_every=3,
 )
