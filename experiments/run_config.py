@@ -168,6 +168,10 @@ class RunConfig:
             runs.append(replace(self, host=other.host, rope=None, fit=0, stages=(alone,), prompts=prompts))
         return tuple(runs)
 
+    def scored(self, stage: StageConfig) -> int:
+        """Prompts of all hosts that a generation scores every candidate on."""
+        return self.prompts.draw + sum(run.prompts.draw for run in self.beside(stage))
+
     def _check_beside(self) -> None:
         """Errors of the further hosts before any work."""
         for stage in self.stages:

@@ -113,7 +113,7 @@ def one_search(config: RunConfig, host: Host, folder: Path) -> SearchRow | None:
     if found.result.stopped != "finished":
         return None
     evolved = found.memory.params.evolved
-    each = config.search.population * config.prompts.draw
+    each = config.search.population * config.scored(config.stages[-1])
     curve = [(row["generation"] * each, row["validation"]) for row in found.result.history if "validation" in row]
     row = SearchRow(
         variant=config.name,

@@ -108,6 +108,7 @@ VARIANTS: dict[str, Change] = {
     "with-surprisal": features(*ATTENTION, "surprisal"),
     "latest-for-spectrum": features("recency", "latest", "key-cosine", "value-cosine", "norms", "near"),
     "without-spectrum": features("recency", "key-cosine", "value-cosine", "norms", "near"),
+    "contents": features("key-cosine", "value-cosine", "norms", "near"),
     "one-set": sets(0),
     "set-a-layer": sets(1),
     "linear": scorer("linear"),

@@ -183,6 +183,7 @@ def test_hosts_of_a_stage_score_the_same_candidates(tiny: str, tmp_path: Path) -
     config = small(tiny, stages=(TWO_HOSTS,), memory=linear, warm_start={}, prompts=PromptConfig(4, 4, 0, 4, 4, 0, 4))
     (beside,) = config.beside(TWO_HOSTS)
     assert (beside.host, beside.prompts) == ("pocket", PromptConfig(2, 2, 0, 2, 2, 0, 2))
+    assert config.scored(TWO_HOSTS) == 6
     first = starting_runner(config, load_host(tiny), tmp_path)
     alone = [first, StageRunner(beside, beside.stages[0], load_host("pocket"), first.memory)]
     rng = np.random.default_rng()

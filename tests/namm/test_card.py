@@ -17,7 +17,7 @@ def test_card(name: str, tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "memory.safetensors", "README.md"}
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "namm" and "kv-cache" in (card.data.tags or [])
-    count = {"smollm2": 34, "smollm2-heads": 810, "smollm2-mixed": 30510, "pocket": 5476}[name]
+    count = {"contents": 9, "smollm2": 34, "smollm2-heads": 810, "smollm2-mixed": 30510, "pocket": 5476}[name]
     made = memory.provenance
     rows = {
         "scorer": f"{memory.policy.config.scorer.kind}, {count} evolved parameters",

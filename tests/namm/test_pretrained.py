@@ -9,8 +9,8 @@ import namm
 ROOT = Path(__file__).parents[2]
 
 
-def test_four_memories_ship() -> None:
-    assert {"pocket", "smollm2", "smollm2-heads", "smollm2-mixed"} <= set(namm.shipped())
+def test_five_memories_ship() -> None:
+    assert {"contents", "pocket", "smollm2", "smollm2-heads", "smollm2-mixed"} <= set(namm.shipped())
 
 
 @pytest.mark.parametrize("name", namm.shipped())
