@@ -53,7 +53,7 @@ class TransferConfig:
     benchmark files; default the one that NAMM_DATA names.
     """
 
-    memory: str = "smollm2"
+    memory: str = "contents"
     task: tuple[str, ...] = ("tmaze-20", "tmaze-80", "tmaze-300")
     budget: tuple[float, ...] = (0.5, 0.25, 0.125)
     policy: tuple[str, ...] = tuple(name for name in POLICIES if name != KEEP_ALL)

@@ -68,7 +68,7 @@ def test_the_command(tmp_path: Path) -> None:
         task=(NAME,), budget=(0.25,), policy=("sirllm",), random=1, episodes=2, batch=2, folder=tmp_path
     )
     rows = transfer(config, Console(quiet=True))
-    assert [row.memory for row in rows] == ["keep-all", "smollm2", "random-0", "sirllm"]
+    assert [row.memory for row in rows] == ["keep-all", "contents", "random-0", "sirllm"]
     assert f"## {NAME} (2 prompts of " in (tmp_path / "transfer.md").read_text()
     page = (tmp_path / "transfer.html").read_text()
     shown = re.findall(r'<span title="(\d+)%"[^>]*>([^<]*)</span>', page)

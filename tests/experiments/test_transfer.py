@@ -24,7 +24,13 @@ from namm.artefact import load, training_free
 from tests.hosts.pytorch.models import tiny_player
 
 QUIET = Console(quiet=True)
-SMALL = {"task": ("tmaze-20",), "budget": (0.5, 0.25), "policy": ("sliding-window", "keydiff", "sirllm"), "random": 1}
+SMALL = {
+    "memory": "smollm2",
+    "task": ("tmaze-20",),
+    "budget": (0.5, 0.25),
+    "policy": ("sliding-window", "keydiff", "sirllm"),
+    "random": 1,
+}
 
 
 def untrained(state: int) -> DecisionTransformerModel:

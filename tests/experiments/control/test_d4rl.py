@@ -69,7 +69,7 @@ def test_a_run(hub: Path) -> None:
     rows = transfer(
         TransferConfig(task=("d4rl-hopper-medium",), budget=(0.02,), folder=hub / "out", **few), Console(quiet=True)
     )
-    assert [row.memory for row in rows] == ["keep-all", "context-1", "smollm2", "sliding-window"]
+    assert [row.memory for row in rows] == ["keep-all", "context-1", "contents", "sliding-window"]
     assert all(np.isfinite(row.score) for row in rows)
 
 

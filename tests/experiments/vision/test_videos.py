@@ -159,9 +159,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         episodes=4, folder=tmp_path,
     )  # fmt: skip
     rows = transfer(config, Console(quiet=True))
-    assert [(row.task, row.memory) for row in rows] == [
-        (task, name) for task in config.task for name in ("keep-all", "smollm2", "random-0", "keydiff", "streaming-llm")
-    ]
+    entries = ("keep-all", "contents", "random-0", "keydiff", "streaming-llm")
+    assert [(row.task, row.memory) for row in rows] == [(task, name) for task in config.task for name in entries]
     for row in rows:
         groups = {"15 s": 3, "3600 s": 1} if row.task == "longvideobench-4" else {task[2:]: 1 for task in MLVU[:4]}
         assert row.parts and set(row.parts) == set(groups)

@@ -88,7 +88,7 @@ def test_the_same_command(viewer: Viewer, tmp_path: Path, monkeypatch: pytest.Mo
         interval=16, episodes=4, batch=3, folder=tmp_path,
     )  # fmt: skip
     rows = transfer(config, Console(quiet=True))
-    served = ["smollm2", "random-0", "sliding-window", "streaming-llm"]
+    served = ["contents", "random-0", "sliding-window", "streaming-llm"]
     of = [(row.memory, row.budget) for row in rows if row.task == "vqa-4"]
     assert of == [("keep-all", WHOLE)] + [(name, budget) for budget in ("50%", "10%") for name in served]
     for row in rows:
