@@ -159,13 +159,14 @@ def test_another_shape_is_refused(tmp_path):
 
 
 def test_size_is_proportional_to_the_strategy(tmp_path):
+    """A few numbers a parameter, a matrix for full CMA-ES alone; the store's own index differs by some 2 KB."""
     sizes = {}
     for algorithm in ("iso-cma-es", "sep-cma-es", "cma-es"):
         checkpoints = Checkpoints(tmp_path / algorithm, {})
         checkpoints.save(run_state(1, algorithm, dim=400))
         checkpoints.close()
         sizes[algorithm] = sum(path.stat().st_size for path in (tmp_path / algorithm).rglob("*") if path.is_file())
-    assert sizes["iso-cma-es"] <= sizes["sep-cma-es"] < 40_000 < sizes["cma-es"]
+    assert max(sizes["iso-cma-es"], sizes["sep-cma-es"]) < 40_000 < 4 * 400**2 < sizes["cma-es"]
 
 
 FULL_DISK = """
