@@ -15,7 +15,7 @@ def print_policies(console: Console) -> None:
         needs = ", ".join(sorted(policy.needs)) or "-"
         table.add_row(name, needs, policy.position_rule, (type(policy).__doc__ or "").split("\n")[0])
     console.print(table)
-    memories = Table("memory", "host", "tasks", "budget", title="Trained memories (namm.load by name)")
+    memories = Table("memory", "hosts", "tasks", "budget", title="Trained memories (namm.load by name)")
     for name in shipped():
         made = load(name).provenance
         beside = [other for stage in made["stages"] for other in stage.get("beside", ())]

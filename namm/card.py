@@ -62,6 +62,7 @@ def _configuration(contents: Contents) -> dict[str, Any]:
     return {
         "scorer": f"{config.scorer.kind}, {count} evolved parameters",
         "feature blocks": config.features,
+        "relative to": "all tokens read" if config.relative == "read" else "the tokens held",
         "selection": f"{kept}; newest {config.selection.recent} and oldest {config.selection.sinks} protected",
         "update": f"every {config.interval} tokens",
     }

@@ -22,6 +22,7 @@ def test_card(name: str, tmp_path: Path) -> None:
     rows = {
         "scorer": f"{memory.policy.config.scorer.kind}, {count} evolved parameters",
         "feature blocks": ", ".join(memory.policy.config.features),
+        "relative to": "all tokens read" if name not in ("smollm2", "pocket") else "the tokens held",
         "stages": f"tasks {', '.join(made['stages'][0]['tasks'])}, length",
         **{key: str(made[key]).strip("[]") for key in ("host", "mode", "budget", "generations", "seed", "commit")},
     }
