@@ -177,6 +177,7 @@ class _Loop:
                 new_state, record = self._generation(state)
                 elapsed = time.monotonic() - start
                 left = elapsed / (new_state.generation - first) * (self.total - new_state.generation)
+                self.checkpoints.wait()  # a line stands only where the state before it is safe
                 tracking.write(record, left)
                 state = new_state
                 out_of_time = agree(self.config.time_limit is not None and elapsed > self.config.time_limit)

@@ -77,10 +77,10 @@ class RunConfig:
     """Everything `namm evolve` needs.
 
     name: of the run and of the memory it makes. host: see `namm hosts`; that of the spectrum's statistics and of the
-    fit, where a stage has further ones. warm_start: weight of a feature block in
-    the first score (zero weights otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose
-    score is the first one instead; blocks that it lacks weigh nothing. fit: training prompts that the first score
-    is fitted to instead, by what their questions and answers look at (see `experiments.fitted`). fit_share: of
+    fit, where a stage has further ones. warm_start: weight of a feature block in the first score (zero weights
+    otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose score is the first one instead;
+    blocks that it lacks weigh nothing. fit: training prompts that the first score is fitted to instead, by what
+    their questions and answers look at (see `experiments.fitted`). fit_share: of
     their tokens that then score above the threshold of a memory that has one. candidates: scored at once (memory
     bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache
     read them, that are kept in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory

@@ -300,12 +300,11 @@ def train(config: RunConfig, folder: Path, console: Console, in_pieces: bool = F
         return found.memory
     console.print(f"Evolved memory: {path} ({time.monotonic() - begin:.0f} s). Comparing on held-out prompts")
     compare(config, host, found.start, found.memory, folder, console)
-    for run in config.beside(config.stages[-1]):
-        console.print(f"The same on {run.host}")
-        other = load_host(run.host, dtype=jnp.dtype(run.dtype))
-        apart = folder / Path(run.host).name
+    for other in found.runner().runners[1:]:
+        console.print(f"The same on {other.config.host}")
+        apart = folder / Path(other.config.host).name
         apart.mkdir(exist_ok=True)
-        compare(run, other, found.start, found.memory, apart, console)
+        compare(other.config, other.host, found.start, found.memory, apart, console)
     console.print(f"Done in {time.monotonic() - begin:.0f} s. Use it with namm.load({str(path)!r})")
     return found.memory
 

@@ -159,14 +159,17 @@ def test_another_shape_is_refused(tmp_path):
 
 
 def test_size_is_proportional_to_the_strategy(tmp_path):
-    """A few numbers a parameter, a matrix for full CMA-ES alone; the store's own index differs by some 2 KB."""
-    sizes = {}
-    for algorithm in ("iso-cma-es", "sep-cma-es", "cma-es"):
-        checkpoints = Checkpoints(tmp_path / algorithm, {})
+    def size(folder, algorithm):
+        checkpoints = Checkpoints(folder, {})
         checkpoints.save(run_state(1, algorithm, dim=400))
         checkpoints.close()
-        sizes[algorithm] = sum(path.stat().st_size for path in (tmp_path / algorithm).rglob("*") if path.is_file())
-    assert max(sizes["iso-cma-es"], sizes["sep-cma-es"]) < 40_000 < 4 * 400**2 < sizes["cma-es"]
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    sizes = {}
+    for algorithm in ("iso-cma-es", "sep-cma-es", "cma-es"):
+        # the store splits the same state into one file more at times, 2 KB: the smallest of five
+        sizes[algorithm] = min(size(tmp_path / f"{algorithm}-{attempt}", algorithm) for attempt in range(5))
+    assert sizes["iso-cma-es"] <= sizes["sep-cma-es"] < 40_000 < 4 * 400**2 < sizes["cma-es"]
 
 
 FULL_DISK = """
