@@ -37,7 +37,7 @@ FAMILIES = {
     "control": ("tmaze", "halfcheetah", "hopper", "walker2d", "d4rl"),
     "text": ("text",),
     "video": ("longvideobench", "mlvu"),
-    "vision": ("vqa",),
+    "vision": ("vqa", "robots"),
 }
 
 

@@ -107,49 +107,55 @@ def prefill(
 ) -> Stream:
     """Read contexts with an update every `interval` tokens, for every candidate of `memory` (leading pop axis).
 
-    The first window, alike for all candidates, is read once per prompt. Returns pop x batch rows, candidate-major, with
-    slots Layout(schedule.kept, window) where window is the interval.
+    What is read before an update that may drop something is alike for all candidates and read once per prompt: the
+    first window, and where there is no threshold as many more as fit in the smallest budget. Returns pop x batch rows,
+    candidate-major, with slots Layout(schedule.kept, window) where window is the interval.
     """
     width, interval = context.shape[1], schedule.interval
-    pop = population(memory)
     first = min(interval, width)
-    window = _window_slots(first, schedule.chunk)
-    layout = Layout(schedule.kept, window)
+    layout = Layout(schedule.kept, _window_slots(first, schedule.chunk))
     stream = record(engine, params, context[:, :first], jnp.minimum(lengths, first), schedule.chunk, key)
-    if schedule.flush:
-        stream = compress(engine, memory, stream, budget, layout)
-    else:
-        stream = relayout(stream, Layout(0, window), layout)
-        layered = jax.vmap(lambda tree: tile_rows(tree, pop))(stream[:2])
-        stream = Stream(*layered, *tile_rows(stream[2:], pop))
-        stream = compress(engine, memory, stream, budget, layout, due=stream.window >= interval)
-    rows, row_lengths = tile_rows((context, lengths), pop)
-
-    def step(stream: Stream, inputs: tuple[Array, Array]) -> tuple[Stream, None]:
-        part, begin = inputs
-        return _window(engine, params, memory, stream, part, row_lengths - begin, budget, schedule, layout), None
-
     full = (width - first) // interval
+    sharing = full > 0 and population(memory) > 1 and engine.selection.threshold is None
+    rows, row_lengths = tile_rows((context, lengths), population(memory))
+    one = memory._replace(evolved=jax.tree.map(lambda x: x[:1], memory.evolved))
+
+    def window(stream: Stream, tokens: Array, lengths: Array, begin: Array | int) -> Stream:
+        counts = jnp.clip(lengths - begin, 0, tokens.shape[1])
+        return _scan_chunks(engine, params, stream, tokens, counts, schedule, layout.kept)
+
+    def settle(memory: Parameters, stream: Stream, lengths: Array, begin: Array | int) -> Stream:
+        """The update at the end of a window, for the rows that have tokens in it."""
+        due = lengths > begin if schedule.flush else stream.window >= interval
+        return compress(engine, memory, stream, budget, layout, due=due)
+
+    def columns(tokens: Array, place: Array) -> tuple[Array, Array]:
+        begin = place * interval
+        return jax.lax.dynamic_slice_in_dim(tokens, begin, interval, axis=1), begin
+
+    def together(place: Array, stream: Stream) -> Stream:
+        """One candidate's update stands for all of them: it drops nothing."""
+        part, begin = columns(context, place + 1)
+        return window(settle(one, stream, lengths, begin - interval), part, lengths, begin)
+
+    def apart(place: Array, stream: Stream) -> Stream:
+        part, begin = columns(rows, place + 1)
+        return settle(memory, window(stream, part, row_lengths, begin), row_lengths, begin)
+
+    if schedule.flush and not sharing:
+        alike, stream = 0, compress(engine, memory, stream, budget, layout)
+    else:
+        stream = relayout(stream, Layout(0, layout.window), layout)
+        alike = jnp.minimum(jnp.min(budget) // interval, full) if sharing else 0
+        if sharing:
+            stream = jax.lax.fori_loop(0, alike, together, stream)
+        stream = settle(memory, stream, lengths, alike * interval)
     if full:
-        parts = rows[:, first : first + full * interval].reshape(len(rows), full, interval)
-        begins = first + jnp.arange(full) * interval
-        stream = jax.lax.scan(step, stream, (jnp.moveaxis(parts, 1, 0), begins))[0]
+        stream = jax.lax.fori_loop(alike, full, apart, stream)
     begin = first + full * interval
     if begin < width:
-        part = rows[:, begin:]
-        stream = _window(engine, params, memory, stream, part, row_lengths - begin, budget, schedule, layout)
+        stream = settle(memory, window(stream, rows[:, begin:], row_lengths, begin), row_lengths, begin)
     return stream
-
-
-def _window(
-    engine: Engine, params: Params, memory: Parameters, stream: Stream, part: Array, left: Array, budget: Array,
-    schedule: Schedule, layout: Layout,
-) -> Stream:
-    """One window of the context and the update at its end, for the rows that still have tokens in it."""
-    counts = jnp.clip(left, 0, part.shape[1])
-    stream = _scan_chunks(engine, params, stream, part, counts, schedule, layout.kept)
-    due = (counts > 0) if schedule.flush else (stream.window >= schedule.interval)
-    return compress(engine, memory, stream, budget, layout, due=due)
 
 
 def extend(

@@ -186,13 +186,13 @@ def compress(
     stream: Stream,
     budget: Int[Array, " batch"],
     layout: Layout,
-    due: Bool[Array, " rows"] | None = None,
+    due: Bool[Array, " stream_rows"] | None = None,
 ) -> Stream:
     """One memory update in every layer, for every candidate and row.
 
     memory: a population (see `Parameters`; a training-free policy is one candidate). The stream has either as many rows
     as `budget` (shared by the candidates, which fan out to pop x batch rows) or pop x batch rows, candidate-major.
-    due: rows to update, the others stay (the stream must already have this layout); None = all.
+    due: rows of the stream to update, the others stay (it must already have this layout); None = all.
     """
     pop, batch = population(memory), budget.shape[0]
     rows = stream.seen.shape[0]
@@ -207,6 +207,8 @@ def compress(
     rows_axis = None if shared else 0
     over_pop = jax.vmap(over_rows, in_axes=(Parameters(0, None), rows_axis, rows_axis, None), axis_size=pop)
     own = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), memory.evolved) if engine.policy.layered else None
+    spread = partial(tile_rows, pop=pop) if shared else lambda tree: tree
+    due = None if due is None else spread(due)
 
     def layer(inputs: tuple[PolicyState, SlotCache, Any]) -> tuple[PolicyState, SlotCache]:
         state, cache, evolved = inputs
@@ -218,10 +220,10 @@ def compress(
         new = jax.tree.map(lambda x: x.reshape(pop * batch, *x.shape[2:]), new)
         if engine.policy.position_rule == "slot":
             new = (new[0], _renumber(engine, new[1]))
-        return new if due is None else jax.tree.map(partial(_choose, due), new, (state, cache))
+        return new if due is None else jax.tree.map(partial(_choose, due), new, spread((state, cache)))
 
     state, cache = jax.lax.map(layer, (stream.state, stream.cache, own))
-    seen, position, window, hidden, token = tile_rows(stream[2:], pop) if shared else stream[2:]
+    seen, position, window, hidden, token = spread(stream[2:])
     if engine.policy.position_rule == "slot":
         filled = jnp.sum(cache.valid[0, :, 0], axis=-1).astype(jnp.int32)
         position = filled if due is None else jnp.where(due, filled, position)

@@ -1,10 +1,11 @@
-"""Train a vision host's projector: `python -m experiments.recipes.train_vision`.
+"""Train a vision host's projector: `python -m experiments.recipes.train_vision --host llava-robots`.
 
-Claim: see the README of hosts/pretrained/llava-smollm2. Both models stay frozen. The tower's features of all pictures
-are computed once. First the projector learns to give each token the sum of the input embeddings of its picture's
-colour and shape (for a frame that shows nothing, that of a full stop), without the language model; then it learns
-through the language model from answers, on clips of every length that is evaluated, which join one by one. Batches
-follow from the seed and the step's number, so that a run that is killed and started again gives the same projector.
+Claims: see the READMEs of hosts/pretrained/llava-smollm2 and llava-robots. Both models stay frozen. The tower's
+features of all pictures are computed once. First the projector learns to give each token the sum of the input
+embeddings of its picture's answers, such as its colour and shape (for a frame that shows nothing, that of a full stop),
+without the language model; then it learns through the language model from answers, on clips of every length that is
+evaluated, which join one by one. Batches follow from the seed and the step's number, so that a run that is killed and
+started again gives the same projector.
 """
 
 import logging
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from experiments.gradient import FitConfig, fit
-from experiments.vision.pictures import Picture, Question, blank, pictures
+from experiments.vision.pictures import Album, Picture, Question
 from experiments.vision.tasks import TASKS
 from hosts.pytorch.vision import PROJECTOR, TOKENS, VisionHost, pixel_values, untrained
 from hosts.weights import PRETRAINED
@@ -48,8 +49,9 @@ class TrainConfig(FitConfig):
 
 
 class Data(NamedTuple):
-    """Pictures, and the tower's features of them and of frames that show nothing."""
+    """An album's pictures, and the tower's features of them and of frames that show nothing."""
 
+    album: Album
     pictures: tuple[Picture, ...]
     shown: Float[Tensor, "picture token feature"]
     blank: Float[Tensor, "frame token feature"]
@@ -63,19 +65,20 @@ def features(host: VisionHost, images: list[np.ndarray]) -> Float[Tensor, "image
     return torch.cat([tower(pixel_values(torch.from_numpy(part))).last_hidden_state for part in parts])
 
 
-def read(host: VisionHost, config: TrainConfig) -> Data:
+def read(host: VisionHost, config: TrainConfig, album: Album) -> Data:
     """The training split and its blank frames, seen once."""
-    found = pictures("train")
+    found = album.pictures("train")
     rng = np.random.default_rng(config.seed)
     return Data(
+        album,
         found,
         features(host, [one.pixels() for one in found]),
-        features(host, [blank(rng) for _ in range(config.blanks)]),
+        features(host, [album.blank(rng) for _ in range(config.blanks)]),
     )
 
 
 def align(host: VisionHost, data: Data, config: TrainConfig) -> None:
-    """Teach the projector input embeddings of words: the picture's colour and shape, a full stop where nothing is."""
+    """Teach the projector input embeddings of words: the picture's answers, a full stop where nothing is."""
     projector, embed = host.model.model.multi_modal_projector, host.model.get_input_embeddings()
 
     def words(*texts: str) -> Float[Tensor, " width"]:
@@ -122,20 +125,21 @@ def draw(
     chosen = rng.integers(len(data.pictures), size=clips)
     seen = data.blank[torch.from_numpy(rng.integers(len(data.blank), size=(clips, frames)))].clone()
     seen[torch.arange(clips), torch.from_numpy(rng.integers(frames, size=clips))] = data.shown[torch.from_numpy(chosen)]
-    return seen, [one for i in chosen for one in data.pictures[i].ask(rng)]
+    return seen, [one for i in chosen for one in data.album.ask(data.pictures[i], rng)]
 
 
 def train(config: TrainConfig, host: VisionHost) -> VisionHost:
     """Train from the newest checkpoint, or from the start, to the last step."""
     torch.manual_seed(config.seed)
-    lengths = sorted(task.frames for task in TASKS.values())
+    tasks = [task for task in TASKS.values() if task.host == config.host]
+    lengths = sorted(task.frames for task in tasks)
     projector = host.model.model.multi_modal_projector
     for layer in (projector.linear_1, projector.linear_2):
         layer.reset_parameters()
     projector.requires_grad_(True)
     for part in (host.model.model.language_model, host.model.lm_head):
         part.to(torch.bfloat16)  # as it is loaded; twice as fast as float32
-    data = read(host, config)
+    data = read(host, config, tasks[0].album)
     update = torch.optim.Adam(projector.parameters(), lr=config.rate)
 
     def batch_loss(step: int, rng: np.random.Generator) -> Float[Tensor, ""]:

@@ -1,73 +1,46 @@
-"""The pictures of clips: easy-vqa's with their questions, and frames without a shape."""
+"""What clips are made of: pictures with questions about them, and frames that show nothing."""
 
-import functools
 import io
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-import easy_vqa
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-ANSWERS = {
-    "colour": ("red", "green", "blue", "gray", "teal", "black", "yellow", "brown"),
-    "shape": ("circle", "rectangle", "triangle"),
-}
+Split = Literal["train", "test"]
 
 
 class Question(NamedTuple):
-    """A question of one of the kinds in ANSWERS."""
+    """A question of one of its album's kinds."""
 
     kind: str
     text: str
     answer: str
 
 
-class Picture(NamedTuple):
-    """An image of easy-vqa and all that is asked about its colour and its shape."""
+@runtime_checkable
+class Picture(Protocol):
+    """An image and all that is asked about it, at least one question of every kind."""
 
-    path: Path
-    questions: tuple[Question, ...]
+    @property
+    def questions(self) -> tuple[Question, ...]: ...
+    def pixels(self) -> UInt8[np.ndarray, "64 64 3"]: ...
 
-    def pixels(self) -> UInt8[np.ndarray, "64 64 3"]:
-        with Image.open(self.path) as image:
-            return np.array(image.convert("RGB"))
 
-    def ask(self, rng: np.random.Generator) -> tuple[Question, ...]:
+@dataclass(frozen=True)
+class Album:
+    """Pictures by split, frames that show nothing and the answers to every kind of question."""
+
+    answers: Mapping[str, tuple[str, ...]]
+    pictures: Callable[[Split], tuple[Picture, ...]]
+    blank: Callable[[np.random.Generator], UInt8[np.ndarray, "64 64 3"]]
+
+    def ask(self, picture: Picture, rng: np.random.Generator) -> tuple[Question, ...]:
         """One question of every kind, in the wording that the draw falls on."""
-        found = [[one for one in self.questions if one.kind == kind] for kind in ANSWERS]
+        found = [[one for one in picture.questions if one.kind == kind] for kind in self.answers]
         return tuple(kind[int(rng.integers(len(kind)))] for kind in found)
-
-
-@functools.cache
-def pictures(split: Literal["train", "test"]) -> tuple[Picture, ...]:
-    """The pictures of a split about which both kinds are asked, by number. Yes-or-no questions are left out."""
-    if split == "train":
-        questions, paths = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
-    else:
-        questions, paths = easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()
-    asked: dict[int, list[Question]] = {}
-    for text, answer, number in zip(*questions, strict=True):
-        for kind, answers in ANSWERS.items():
-            if answer in answers:
-                asked.setdefault(number, []).append(Question(kind, text, answer))
-    full = {n: found for n, found in asked.items() if {one.kind for one in found} == set(ANSWERS)}
-    return tuple(Picture(Path(paths[n]), tuple(full[n])) for n in sorted(full))
-
-
-def blank(rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]:
-    """A frame that shows nothing: a plain, shaded or noisy background as light as easy-vqa's own (230 to 255)."""
-    low, high = rng.uniform(230, 255, (2, 3))
-    style = rng.integers(3)
-    frame = np.broadcast_to(low, (64, 64, 3))
-    if style == 1:  # from one colour to another, along either axis
-        along = np.linspace(0, 1, 64)[:, None]
-        frame = np.broadcast_to((low + along * (high - low))[:, None], (64, 64, 3))
-        frame = frame.swapaxes(0, 1) if rng.integers(2) else frame
-    if style == 2:
-        frame = frame + rng.normal(0, 12, frame.shape)
-    return np.clip(frame, 0, 255).round().astype(np.uint8)
 
 
 def png(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.vision.pictures import Question, blank, pictures
+from experiments.vision.pictures import Album, Question
+from experiments.vision.robots import ROBOTS
+from experiments.vision.shapes import SHAPES
 
 
 class Clip(NamedTuple):
@@ -19,22 +21,29 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class VisionTask:
-    """Clips of so many frames, of easy-vqa's test pictures. host: a folder of hosts/pretrained."""
+    """Clips of so many frames, of an album's test pictures. host: a folder of hosts/pretrained."""
 
     name: str
     host: str
     frames: int
+    album: Album
 
     def clip(self, seed: int) -> Clip:
         """The clip of a seed: another picture for each as long as they last, at a random place."""
-        rng, found = np.random.default_rng([seed, self.frames]), pictures("test")
+        rng, found = np.random.default_rng([seed, self.frames]), self.album.pictures("test")
         picture, place = found[seed % len(found)], int(rng.integers(self.frames))
-        frames = np.stack([picture.pixels() if i == place else blank(rng) for i in range(self.frames)])
-        return Clip(frames, place, picture.ask(rng))
+        frames = np.stack([picture.pixels() if i == place else self.album.blank(rng) for i in range(self.frames)])
+        return Clip(frames, place, self.album.ask(picture, rng))
 
 
 FRAMES = (1, 4, 16, 64)
-TASKS = {f"vqa-{count}": VisionTask(f"vqa-{count}", "llava-smollm2", count) for count in FRAMES}
+_ALBUMS = {"vqa": ("llava-smollm2", SHAPES), "robots": ("llava-robots", ROBOTS)}
+TASKS = {
+    name: VisionTask(name, host, count, album)
+    for family, (host, album) in _ALBUMS.items()
+    for count in FRAMES
+    for name in [f"{family}-{count}"]
+}
 
 
 def find_task(name: str) -> VisionTask:

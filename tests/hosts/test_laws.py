@@ -178,6 +178,31 @@ def test_candidates_do_not_influence_each_other(memory: Memory) -> None:
     assert not np.array_equal(together[:, 0], together[:, 1])
 
 
+@pytest.mark.parametrize("flush", [True, False])
+@each_memory
+def test_windows_before_anything_is_dropped_are_read_once(memory: Memory, flush: bool) -> None:
+    """Budgets of several intervals, of other sizes, and a prompt that ends early: as each candidate does by itself."""
+    if not jax.tree.leaves(memory.population.evolved):
+        return  # a training-free policy has one candidate
+    case = Case(memory, seed=12, schedule=Schedule(16, 8, 52, flush), lengths=(CONTEXT, 23))
+    case.budget = jnp.asarray([37, 52], jnp.int32)  # the smaller holds two windows
+    rng = np.random.default_rng(12)
+    evolved = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=(3, *x.shape[1:])) * 0.5, jnp.float32), case.memory.evolved
+    )
+    case.memory = Parameters(evolved, case.memory.frozen)
+    together = case.prefill()
+    for i in range(3):
+        case.memory = Parameters(jax.tree.map(lambda x: x[i : i + 1], evolved), case.memory.frozen)  # noqa: B023
+        alone = case.prefill()
+        rows = slice(2 * i, 2 * i + 2)
+        np.testing.assert_array_equal(held(alone), held(together)[:, rows])
+        np.testing.assert_allclose(alone.hidden, together.hidden[rows], atol=2e-4)
+        np.testing.assert_array_equal(alone.window, together.window[rows])
+        for a, b in zip(jax.tree.leaves(alone.state), jax.tree.leaves(together.state), strict=True):
+            np.testing.assert_allclose(a, b[:, rows], atol=2e-4)
+
+
 def test_left_padded_prompts_read_like_right_padded_ones() -> None:
     case = Case(MEMORIES["namm"], seed=8)
     shift = CONTEXT - case.lengths

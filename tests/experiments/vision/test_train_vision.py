@@ -1,5 +1,6 @@
 """The projector's training: what a step learns from, and runs that were killed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 
 from experiments.recipes import train_vision as module
 from experiments.recipes.train_vision import Data, TrainConfig, align, draw, features, loss, train
-from experiments.vision.pictures import blank, pictures
+from experiments.vision.shapes import SHAPES, blank, pictures
+from experiments.vision.tasks import TASKS
 from hosts.pytorch.vision import VisionHost, pixel_values
 from tests.experiments.vision.tiny import tiny_vision
 
@@ -24,7 +26,7 @@ def host() -> VisionHost:
 def data(host: VisionHost) -> Data:
     rng, found = np.random.default_rng(0), pictures("train")[:6]
     return Data(
-        found, features(host, [one.pixels() for one in found]), features(host, [blank(rng) for _ in range(9)])
+        SHAPES, found, features(host, [one.pixels() for one in found]), features(host, [blank(rng) for _ in range(9)])
     )
 
 
@@ -47,7 +49,7 @@ def test_batches_show_one_picture_and_ask_about_it(data: Data) -> None:
 def test_the_loss_is_that_of_whole_prompts(host: VisionHost, data: Data) -> None:
     """Clips read once and questions behind a shared cache, against the stock model on every prompt from its pixels."""
     seen = data.shown[:2, None]
-    asked = [one for picture in data.pictures[:2] for one in picture.ask(np.random.default_rng(0))]
+    asked = [one for picture in data.pictures[:2] for one in SHAPES.ask(picture, np.random.default_rng(0))]
     with torch.no_grad():
         found, _ = loss(host, seen, asked)
         wanted = []
@@ -72,7 +74,8 @@ def test_alignment_brings_tokens_to_their_words(host: VisionHost, data: Data) ->
 
 
 def test_a_killed_run_gives_the_same_projector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "pictures", lambda _: pictures("train")[:12])
+    dozen = replace(SHAPES, pictures=lambda _: pictures("train")[:12])
+    monkeypatch.setattr(module, "TASKS", {name: replace(task, album=dozen) for name, task in TASKS.items()})
     few = {"aligned": 5, "tokens": 60, "blanks": 10, "save_every": 2}
     whole = train(TrainConfig(steps=6, checkpoints=tmp_path / "whole", **few), tiny_vision())
     calls, true = iter(range(4)), module.loss
@@ -94,5 +97,5 @@ def test_a_killed_run_gives_the_same_projector(tmp_path: Path, monkeypatch: pyte
 def test_settings_that_cannot_work() -> None:
     with pytest.raises(ValueError, match="expected sizes of 1 or more"):
         TrainConfig(steps=0)
-    with pytest.raises(ValueError, match="host is 'nope'; expected one of llava-smollm2"):
+    with pytest.raises(ValueError, match="host is 'nope'; expected one of llava-robots, llava-smollm2"):
         TrainConfig(host="nope")
