@@ -6,16 +6,18 @@ a while under random torques, and a camera beside it looks at it from a random a
 
 import functools
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import gymnasium.envs.mujoco
-import mujoco
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from experiments.vision.pictures import Album, Question, Split
 
+mujoco: Any = import_module("mujoco")  # its bindings have no types
 MODELS = MappingProxyType(
     {  # what it is called: gymnasium's model, and how far away the camera stands (m)
         "hopper": ("hopper.xml", 2.2),
@@ -84,7 +86,7 @@ def blank(rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]:
 
 
 @functools.cache
-def _model(name: str) -> mujoco.MjModel:
+def _model(name: str) -> Any:
     folder = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
     return mujoco.MjModel.from_xml_path(str(folder / MODELS[name][0]))
 
@@ -115,8 +117,8 @@ def _ground(
 
 
 def _meet(
-    model: mujoco.MjModel, data: mujoco.MjData, eye: Float[np.ndarray, " 3"], rays: Float[np.ndarray, "ray 3"]
-) -> tuple[np.ndarray, Float[np.ndarray, "ray 3"]]:
+    model: Any, data: Any, eye: Float[np.ndarray, " 3"], rays: Float[np.ndarray, "ray 3"]
+) -> tuple[Bool[np.ndarray, " ray"], Float[np.ndarray, "ray 3"]]:
     """Which rays meet the robot, and its surface's normals there."""
     shape = np.full(len(rays), -1, np.int32)
     distance, normal = np.zeros(len(rays)), np.zeros(rays.size)
