@@ -164,12 +164,13 @@ def bench_population(host: Host, rounds: int) -> list[Ratio]:
     live = Ratio("one candidate at a time / population batched, pocket, 64 streaming rollouts", "3", a, b, ratio)
     linear = make("linear", replace(smollm2.CONFIG.memory, interval=64))
     source = PromptSource(host, TaskMix(("pocket-recall",), 256))
-    alone = [_scorers(host, source, linear, 1, [index], 64).recorded for index in range(4)]
+    scorers = partial(_scorers, host, source, linear, chunk=64, use=UseConfig())
+    alone = [scorers(1, [index]).recorded for index in range(4)]
 
     def each() -> Any:
         return [jax.block_until_ready(score()) for _ in range(16) for score in alone][-1]
 
-    a, b, ratio = in_turn(each, _scorers(host, source, linear, 16, [0, 1, 2, 3], 64).recorded, rounds)
+    a, b, ratio = in_turn(each, scorers(16, [0, 1, 2, 3]).recorded, rounds)
     return [live, Ratio("the same, 64 recorded scorings, linear scorer", "3", a, b, ratio)]
 
 
@@ -190,31 +191,34 @@ def bench_recorded(host: Host, length: int, rounds: int) -> list[Ratio]:
 
 def _recorded_ratio(host: Host, memory: Memory, length: int, rounds: int) -> Ratio:
     source = PromptSource(host, TaskMix(("niah-single",), length))
-    scorers = _scorers(host, source, memory, 4, [0, 1], 128)
+    scorers = _scorers(host, source, memory, 4, [0, 1], 128, UseConfig())
     a, b, ratio = in_turn(scorers.streaming, scorers.recorded, rounds)
     what = f"streaming / recorded scoring, {length} tokens, 4 candidates x 2 prompts, {memory.name}"
     return Ratio(what, "10", a, b, ratio)
 
 
 def bench_search(host: Host, length: int, rounds: int) -> list[Ratio]:
-    """Seconds a candidate and prompt, teacher-forced: the paper's scorer and one for every head."""
+    """Seconds a candidate and prompt, teacher-forced, a quarter kept: the paper's memory and a score for every head."""
     sets = replace(smollm2_heads.CONFIG.memory.scorer, sets=(host.spec.layers, host.spec.kv_heads))
     heads = make("a linear score a head", replace(smollm2_heads.CONFIG.memory, scorer=sets))
-    return [row for memory in (namm_memory(128), heads) for row in _search_ratios(host, memory, length, rounds)]
+    paper = namm_memory(MemoryConfig().interval)
+    return [row for memory in (paper, heads) for row in _search_ratios(host, memory, length, rounds)]
 
 
 def _search_ratios(host: Host, memory: Memory, length: int, rounds: int) -> list[Ratio]:
     source, prompts = PromptSource(host, TaskMix(("niah-single",), length)), [0, 1]
-    alone = [_scorers(host, source, memory, 1, [index], 128).streaming for index in prompts]
-    few, many = (_scorers(host, source, memory, candidates, prompts, 128) for candidates in (4, 16))
-    calls = (lambda: [jax.block_until_ready(call()) for call in alone][-1], few.streaming, many.reading, many.recorded)
-    one, live, reading, recorded = (laps(calls, rounds) / [2, 8, 32, 32]).T
+    scorers = partial(_scorers, host, source, memory, chunk=128, use=UseConfig(budget=0.25))
+    alone, many = [scorers(1, [index]).streaming for index in prompts], scorers(16, prompts)
+    calls = (
+        lambda: [jax.block_until_ready(call()) for call in alone][-1], many.streaming, many.reading, many.recorded,
+    )  # fmt: skip
+    one, live, reading, recorded = (laps(calls, rounds) / [2, 32, 32, 32]).T
     ways = (
-        ("4 candidates x 2 prompts while reading", "3", live),
+        ("16 candidates x 2 prompts while reading", "3", live),
         ("16 x 2 recorded and read for this generation alone", "", recorded + reading),
         ("16 x 2 recorded, read before", "20", recorded),
     )
-    what = f"one candidate and prompt at a time, {length} tokens, {memory.name} / "
+    what = f"one candidate and prompt at a time, {length} tokens, {memory.name} every {memory.interval} / "
     return [Ratio(what + way, aim, *paired(one, seconds)) for way, aim, seconds in ways]
 
 
@@ -226,10 +230,12 @@ class Scorers(NamedTuple):
     reading: Callable[[], Any]
 
 
-def _scorers(host: Host, source: PromptSource, memory: Memory, pop: int, indices: list[int], chunk: int) -> Scorers:
+def _scorers(
+    host: Host, source: PromptSource, memory: Memory, pop: int, indices: list[int], chunk: int, use: UseConfig
+) -> Scorers:
     engine = make_engine(host.spec, memory.policy, memory.selection, source.mix.length)
     prompt = jax.tree.map(jnp.asarray, source.batch("train", indices))
-    kept = UseConfig().kept(source.widths.context)
+    kept = use.kept(source.widths.context)
     budget = jnp.full(len(indices), kept, jnp.int32)
     one = memory.population
     many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, pop, axis=0), one.evolved), one.frozen)

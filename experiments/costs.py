@@ -42,11 +42,12 @@ def forward_cost(spec: HostSpec, rows: int, tokens: int, slots: int, itemsize: i
 def rollout_cost(
     spec: HostSpec, candidates: int, prompts: int, length: int, interval: int, chunk: int, kept: int, itemsize: int
 ) -> Cost:
-    """Reading prompts of `length` tokens: the first window once a prompt, the rest for every candidate."""
+    """Reading prompts of `length` tokens: what comes before anything is dropped once a prompt, the rest for every
+    candidate (see `hosts.rollout.prefill`)."""
     first = min(interval, length)
-    parts = [(prompts, first, first)]
-    if length > first:
-        parts.append((candidates * prompts, length - first, kept + interval))
+    alike = min(interval * (1 + kept // interval), length)
+    parts = [(prompts, first, first), (prompts, alike - first, kept + interval)]
+    parts += [(candidates * prompts, length - alike, kept + interval)]
     flops = moved = 0.0
     for rows, tokens, slots in parts:
         one = forward_cost(spec, rows, chunk, slots, itemsize)

@@ -247,12 +247,12 @@ def continued(memory: Memory, start: str) -> Memory:
 
 
 def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
-    """The first stage with the memory that the search starts from; that memory is made once a run and kept beside it.
+    """The first stage with the memory that the search starts from: what an earlier call kept in the folder, or new.
 
     Zero weights, the warm start or a fitted score, and the spectrum's statistics over the un-evicted host's first
     prompts; or another memory's score and statistics.
     """
-    kept = (folder / START / CONFIG).is_file()  # written last
+    kept = _start_kept(folder)
     memory = load(folder / START) if kept else _first(config)
     runner = StageRunner(config, config.stages[0], host, memory)
     if kept:
@@ -268,9 +268,11 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
             return (runner.pool.get("train", indices[i : i + size]) for i in range(0, config.fit, size))
 
         runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, config.fit_share)
-    if writes():
-        runner.memory.save_pretrained(folder / START)
     return runner
+
+
+def _start_kept(folder: Path) -> bool:
+    return (folder / START / CONFIG).is_file()  # written last
 
 
 def writes() -> bool:
@@ -287,10 +289,11 @@ def train(config: RunConfig, folder: Path, console: Console, in_pieces: bool = F
     _check_goes_on(config, folder / "run.json")
     console.print(f"Host {config.host}: loading")
     host = load_host(config.host, dtype=jnp.dtype(config.dtype), rope=config.rope)
-    folder.mkdir(parents=True, exist_ok=True)
-    if writes():
+
+    def begun() -> None:
         (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
-    found = evolve_memory(config, host, folder, console)
+
+    found = evolve_memory(config, host, folder, console, begun)
     if not writes():
         return found.memory
     path = folder / RESULT
@@ -318,8 +321,13 @@ class Found(NamedTuple):
     runner: Callable[[], HostsRunner]
 
 
-def evolve_memory(config: RunConfig, host: Host, folder: Path, console: Console) -> Found:
-    """The search alone, going on from the folder's newest checkpoint."""
+def evolve_memory(
+    config: RunConfig, host: Host, folder: Path, console: Console, begun: Callable[[], None] = lambda: None
+) -> Found:
+    """The search alone, going on from the folder's newest checkpoint.
+
+    begun: called in the process that writes, once the first stage's hosts and prompts stand; nothing is written before.
+    """
     first = starting_runner(config, host, folder)
     start = first.memory
 
@@ -328,6 +336,12 @@ def evolve_memory(config: RunConfig, host: Host, folder: Path, console: Console)
         main = StageRunner(config, config.stages[stage], host, start) if stage else first
         return runner_of_hosts(config, main)
 
+    runner(0)
+    if writes():
+        folder.mkdir(parents=True, exist_ok=True)
+        begun()
+        if not _start_kept(folder):
+            start.save_pretrained(folder / START)
     stages = tuple(Stage(f"stage-{i + 1}", s.generations, {"index": i}) for i, s in enumerate(config.stages))
     evolved = start.params.evolved
     console.print(f"Search: {sum(x.size for x in jax.tree.leaves(evolved))} parameters, start validated first")

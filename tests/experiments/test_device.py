@@ -77,6 +77,9 @@ def test_bytes_and_rollouts_add_up(tiny: str) -> None:
     more = rollout_cost(spec, 9, 2, 1024, 512, 128, 64, 4)
     one = forward_cost(spec, 18, 512, 64 + 512, 4)
     assert more.flops - alone.flops == pytest.approx(one.flops)
+    roomy = [rollout_cost(spec, candidates, 2, 2048, 512, 128, 600, 4).flops for candidates in (1, 9)]
+    apart = forward_cost(spec, 16, 1024, 600 + 512, 4)  # two windows that come after the budget is full
+    assert roomy[1] - roomy[0] == pytest.approx(apart.flops)
     assert Cost(100.0, 10.0).seconds(50.0, 1.0) == 10.0
 
 
