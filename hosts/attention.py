@@ -1,7 +1,8 @@
-"""Grouped-query attention over cache slots that also yields the weights per KV head."""
+"""Grouped-query attention over cache slots; whoever watches its weights does so row by row, before they are let go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,46 +12,42 @@ from jaxtyping import Array, Float, Int
 from namm.cache import SlotCache
 
 _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-_LARGE = 2**20  # bytes of one head's weights from which a CPU fares better head by head, within its caches
 
 
 def slot_attention(
     queries: Float[Array, "batch query_head query dim"],
     caches: Sequence[SlotCache],
     positions: Int[Array, "batch query"],
-) -> tuple[Float[Array, "batch query_head query dim"], Float[Array, "batch head query slot"]]:
-    """Softmax attention of rotated queries over the slots, float32 inside, and its mean over each KV head's group.
+    watch: Callable[..., Any],
+    watched: tuple[Any, ...] = (),
+) -> tuple[Float[Array, "batch query_head query dim"], Any]:
+    """Softmax attention of rotated queries over the slots, float32 inside, and what `watch` makes of its weights.
 
     A query sees every occupied slot whose position is not after its own. `caches` are seen as one, slot after slot;
     their leaves lead with batch. Query heads that share a KV head are consecutive. A query without any visible slot
     (padding) attends uniformly; its output is meaningless.
+
+    watch: called for a row with its weights [head, query, slot], the mean over each KV head's group, and its parts of
+    `watched`, whose leaves lead with batch.
     """
     batch, query_heads, length, dim = queries.shape
     heads = caches[0].keys.shape[1]
     grouped = queries.reshape(batch, heads, query_heads // heads, length, dim)
-    slots = sum(cache.keys.shape[2] for cache in caches)
-    inputs = grouped, tuple(caches), positions
-    if 4 * (query_heads // heads) * length * slots < _LARGE:
-        out, weights = _together(*inputs)
-    else:
-        out, weights = jax.lax.platform_dependent(*inputs, cpu=_one_by_one, default=_together)
-    return out.reshape(queries.shape).astype(queries.dtype), weights
 
+    def row(queries: Array, caches: tuple[SlotCache, ...], positions: Array, watched: tuple[Any, ...]) -> Any:
+        out, weights = jax.vmap(_head, in_axes=(0, 0, None))(queries, caches, positions)
+        return out, watch(weights, *watched)
 
-def _together(
-    queries: Array, caches: tuple[SlotCache, ...], positions: Array
-) -> tuple[Float[Array, "batch head group query dim"], Float[Array, "batch head query slot"]]:
-    """All rows and heads at once."""
-    return jax.vmap(jax.vmap(_head, in_axes=(0, 0, None)))(queries, caches, positions)
+    def together(*rows: Any) -> Any:
+        return jax.vmap(row)(*rows)
 
+    def one_by_one(*rows: Any) -> Any:
+        """A CPU's caches hold the weights of a row, not those of all."""
+        return jax.lax.map(lambda parts: row(*parts), rows)
 
-def _one_by_one(
-    queries: Array, caches: tuple[SlotCache, ...], positions: Array
-) -> tuple[Float[Array, "batch head group query dim"], Float[Array, "batch head query slot"]]:
-    def row(inputs: tuple[Array, tuple[SlotCache, ...], Array]) -> tuple[Array, Array]:
-        return jax.lax.map(lambda head: _head(head[0], head[1], inputs[2]), inputs[:2])
-
-    return jax.lax.map(row, (queries, caches, positions))
+    inputs = grouped, tuple(caches), positions, watched
+    out, seen = jax.lax.platform_dependent(*inputs, cpu=one_by_one, default=together)
+    return out.reshape(queries.shape).astype(queries.dtype), seen
 
 
 def _head(

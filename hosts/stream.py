@@ -110,6 +110,9 @@ def read(
     frequencies, scale = rope_frequencies(engine.spec, engine.length)
     row_offset = None if jnp.ndim(offset) == 0 else 0
 
+    def watch(weights: Array, state: PolicyState, *seen: Array) -> PolicyState:
+        return engine.policy.observe(state, Observation(weights, *seen)) if observe else state
+
     def layer_step(hidden: Array, inputs: tuple[Params, SlotCache, PolicyState, tuple[SlotCache, ...]]) -> Any:
         layer, cache, state, before = inputs
 
@@ -117,11 +120,11 @@ def read(
             rotated = rotate(k, positions, frequencies, scale)
             write = jax.vmap(append, in_axes=(0, 0, 0, 0, 0, row_offset))
             grown = write(cache, rotated, v, positions, valid, offset)
-            out, weights = slot_attention(rotate(q, positions, frequencies, scale), (*before, grown), positions)
-            if not observe:
-                return out, (grown, state)
-            seen = Observation(weights, q, counts, stream.seen)
-            return out, (grown, jax.vmap(engine.policy.observe)(state, seen))
+            watched = (state, q, counts, stream.seen) if observe else (state,)
+            out, new = slot_attention(
+                rotate(q, positions, frequencies, scale), (*before, grown), positions, watch, watched
+            )
+            return out, (grown, new)
 
         return block(layer, engine.spec, hidden, attend)
 

@@ -1,4 +1,6 @@
-"""Attention over slots against its equation in float64, all heads at once and one by one."""
+"""Attention over slots against its equation in float64, as a CPU does it and as other devices do."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +26,9 @@ def caches(rng: np.random.Generator) -> list[SlotCache]:
     return found
 
 
-@pytest.mark.parametrize("least", [0, 2**30], ids=["one by one", "together"])
-def test_the_equation(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_LARGE", least)
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_the_equation(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *inputs, **ways: ways[platform](*inputs))
     rng = np.random.default_rng()
     queries, found = rng.normal(size=(BATCH, HEADS * GROUP, LENGTH, DIM)), caches(rng)
     positions = rng.integers(0, 12, (BATCH, LENGTH))
@@ -37,6 +39,9 @@ def test_the_equation(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = powers / powers.sum(-1, keepdims=True)
     wanted = np.einsum("bhgqs,bhsd->bhgqd", weights, values).reshape(queries.shape)
     small = [SlotCache(*map(jnp.asarray, cache)) for cache in found]
-    out, mean = jax.jit(attention.slot_attention)(jnp.asarray(queries, jnp.float32), small, jnp.asarray(positions))
+    run = jax.jit(partial(attention.slot_attention, watch=lambda mean, factor: factor * mean))
+    factor = rng.normal(size=BATCH)
+    inputs = jnp.asarray(queries, jnp.float32), small, jnp.asarray(positions)
+    out, mean = run(*inputs, watched=(jnp.asarray(factor, jnp.float32),))
     np.testing.assert_allclose(out, wanted, atol=1e-5)
-    np.testing.assert_allclose(mean, weights.mean(2), atol=1e-6)
+    np.testing.assert_allclose(mean, factor[:, None, None, None] * weights.mean(2), atol=1e-6)
