@@ -208,13 +208,13 @@ def bench_search(host: Host, length: int, rounds: int) -> list[Ratio]:
 def _search_ratios(host: Host, memory: Memory, length: int, rounds: int) -> list[Ratio]:
     source, prompts = PromptSource(host, TaskMix(("niah-single",), length)), [0, 1]
     scorers = partial(_scorers, host, source, memory, chunk=128, use=UseConfig(budget=0.25))
-    alone, few, many = [scorers(1, [index]).streaming for index in prompts], scorers(8, prompts), scorers(16, prompts)
+    alone, many = [scorers(1, [index]).streaming for index in prompts], scorers(16, prompts)
     calls = (
-        lambda: [jax.block_until_ready(call()) for call in alone][-1], few.streaming, many.reading, many.recorded,
+        lambda: [jax.block_until_ready(call()) for call in alone][-1], many.streaming, many.reading, many.recorded,
     )  # fmt: skip
-    one, live, reading, recorded = (laps(calls, rounds) / [2, 16, 32, 32]).T
+    one, live, reading, recorded = (laps(calls, rounds) / [2, 32, 32, 32]).T
     ways = (
-        ("8 candidates x 2 prompts while reading", "3", live),
+        ("16 candidates x 2 prompts while reading", "3", live),
         ("16 x 2 recorded and read for this generation alone", "", recorded + reading),
         ("16 x 2 recorded, read before", "20", recorded),
     )
