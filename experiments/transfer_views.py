@@ -124,7 +124,7 @@ def draw_steps(records: Sequence[Record], of: Mapping[str, Task], path: Path) ->
             panel.set_yticks(range(len(here)), [one["memory"] for one in here], fontsize="xx-small")
             panel.set_title(f"{task}, budget {budget}", fontsize="small")
             panel.set_xlabel(of[task].step)
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             if here[0]["cue"] is not None:
                 panel.axvline(here[0]["cue"], color="tab:red", linestyle="--", linewidth=1)
             figure.colorbar(image, ax=panel, format="{x:.0%}")
