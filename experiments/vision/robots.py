@@ -70,6 +70,7 @@ class Robot:
         return _pixels(np.where(met[:, None], paint * shade[:, None], frame))
 
 
+@functools.cache
 def pictures(split: Split) -> tuple[Robot, ...]:
     """The robots in turn, a colour drawn for each; no pose or view occurs in both splits."""
     rng = np.random.default_rng([split == "test", 1])

@@ -38,12 +38,8 @@ class VisionTask:
 
 FRAMES = (1, 4, 16, 64)
 _ALBUMS = {"vqa": ("llava-smollm2", SHAPES), "robots": ("llava-robots", ROBOTS)}
-TASKS = {
-    name: VisionTask(name, host, count, album)
-    for family, (host, album) in _ALBUMS.items()
-    for count in FRAMES
-    for name in [f"{family}-{count}"]
-}
+_MADE = [VisionTask(f"{family}-{n}", host, n, album) for family, (host, album) in _ALBUMS.items() for n in FRAMES]
+TASKS = {task.name: task for task in _MADE}
 
 
 def find_task(name: str) -> VisionTask:

@@ -49,19 +49,20 @@ def recipe(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "smollm2-ruler", small)
 
 
-def test_operations_are_those_that_xla_counts(tiny: str) -> None:
-    """One layer and one row: XLA counts the body of a loop over them once; norms and softmax make the rest."""
+def test_operations_are_those_that_xla_counts(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One layer, and rows not one by one, so that XLA, which counts the body of a loop once, counts it all; norms and
+    softmax make the rest."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *inputs, **ways: ways["default"](*inputs))
     host, length = load_host(tiny), 128
     engine = make_engine(host.spec, load_policy("keep-all"), KEEP_ALL)
-    tokens, counts = jnp.zeros((1, length), jnp.int32), jnp.full(1, length)
+    tokens, counts = jnp.zeros((2, length), jnp.int32), jnp.full(2, length)
 
     def reading(params):
-        stream = start(engine, params, 1, length, jax.random.key(0))
+        stream = start(engine, params, 2, length, jax.random.key(0))
         return logits(params, host.spec, read(engine, params, stream, tokens, counts, 0)[1])
 
     counted = jax.jit(reading).lower(host.params).compile().cost_analysis()
-    ours = forward_cost(host.spec, 1, length, length, 4, head=True)
-    assert forward_cost(host.spec, 2, length, length, 4, head=True).flops == 2 * ours.flops
+    ours = forward_cost(host.spec, 2, length, length, 4, head=True)
     assert 1.0 <= counted["flops"] / ours.flops < 1.2
     sizes = sum(x.size for name, x in host.params["layers"].items() if "norm" not in name)
     assert layer_weights(host.spec) == sizes

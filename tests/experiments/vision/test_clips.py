@@ -55,7 +55,8 @@ def test_blank_frames_are_of_three_kinds() -> None:
 
 
 def test_unknown_tasks_are_named() -> None:
-    with pytest.raises(ValueError, match="unknown vision task 'vqa-5'; expected one of vqa-1, vqa-4, vqa-16, "):
+    known = "vqa-1, vqa-4, vqa-16, vqa-64, robots-1, robots-4, robots-16, robots-64"
+    with pytest.raises(ValueError, match=f"unknown vision task 'vqa-5'; expected one of {known}"):
         find_task("vqa-5")
     assert [task.frames for task in TASKS.values()] == 2 * [1, 4, 16, 64]
 
