@@ -12,13 +12,10 @@ QUERY_BLOCK = 128  # longer sequences are attended in blocks of this many slots
 UNROLLED_BLOCKS = 16  # up to this many blocks are written out, more are looped over
 
 
-def backward_attention(
+def _attend(
     q: Float[Array, "slot dim"], k: Float[Array, "slot dim"], v: Float[Array, "slot dim"], valid: Bool[Array, " slot"]
 ) -> Float[Array, "slot dim"]:
-    """Softmax attention of each slot over itself and NEWER valid slots (larger index); scale 1/sqrt(dim).
-
-    The mask is an index comparison inside each block of queries: nothing of size slot x slot outlives a block.
-    """
+    """`backward_attention` block by block of queries: nothing of size slot x slot outlives a block."""
     slots, dim = q.shape
     size = min(QUERY_BLOCK, slots)
     count = -(-slots // size)
@@ -36,6 +33,33 @@ def backward_attention(
     padded = jnp.pad(q, ((0, count * size - slots), (0, 0))).reshape(count, size, dim)
     out = jax.lax.map(lambda block: attend(block[0], block[1], 0), (padded, jnp.arange(count) * size))
     return out.reshape(-1, dim)[:slots]
+
+
+_attend_heads = jax.custom_batching.custom_vmap(_attend)
+
+
+@_attend_heads.def_vmap
+def _over_heads(size: int, batched: list[bool], *inputs: Array) -> tuple[Array, bool]:
+    """A CPU takes heads, rows and candidates one by one: its caches hold a block of one head, not those of all."""
+    heads = [x if whole else jnp.broadcast_to(x, (size, *x.shape)) for x, whole in zip(inputs, batched, strict=True)]
+
+    def one_by_one(*heads: Array) -> Array:
+        return jax.lax.map(lambda head: _attend_heads(*head), heads)
+
+    return jax.lax.platform_dependent(*heads, cpu=one_by_one, default=jax.vmap(_attend)), True
+
+
+@jax.custom_jvp
+def backward_attention(
+    q: Float[Array, "slot dim"], k: Float[Array, "slot dim"], v: Float[Array, "slot dim"], valid: Bool[Array, " slot"]
+) -> Float[Array, "slot dim"]:
+    """Softmax attention of each slot over itself and NEWER valid slots (larger index); scale 1/sqrt(dim)."""
+    return _attend_heads(q, k, v, valid)
+
+
+@backward_attention.defjvp
+def _derivative(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    return jax.jvp(_attend, primals, tangents)  # `custom_vmap` has no derivative of its own
 
 
 class BackwardAttention(nn.Module):

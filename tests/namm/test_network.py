@@ -1,10 +1,13 @@
 """Scorers against float64 loops."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from namm import network
 from namm.config import MemoryConfig, ScorerConfig
 from namm.contract import Parameters, layer_parameters
 from namm.model import NammPolicy
@@ -23,6 +26,39 @@ def test_bam_against_the_oracle_in_blocks_or_not(slots: int) -> None:
     got = policy.apply(params, jnp.asarray(features), jnp.asarray(valid))[0]
     expected = backward_attention(params, features[0, valid[0]].astype(np.float64))
     np.testing.assert_allclose(np.asarray(got)[valid[0]], expected, atol=1e-3, rtol=1e-4)
+
+
+def test_heads_rows_and_candidates_score_as_each_does_alone() -> None:
+    """Under `vmap` a CPU attends them one by one."""
+    rng = np.random.default_rng()
+    policy = NammPolicy(MemoryConfig())
+    flat = rng.normal(size=(2, 4172)).astype(np.float32) * np.float32(0.2)  # two candidates
+    params = jax.tree.map(lambda *xs: jnp.stack(xs), *(from_flat(one, policy.initial_scorer()) for one in flat))
+    features = jnp.asarray(rng.normal(size=(3, 2, QUERY_BLOCK + 5, 25)), jnp.float32)  # three rows of two heads
+    valid = jnp.asarray(rng.random(features.shape[:-1]) < 0.7)
+    over_rows = jax.vmap(policy.apply, in_axes=(None, 0, 0))
+    got = jax.jit(jax.vmap(over_rows, in_axes=(0, None, None)))(params, features, valid)
+    for place in np.ndindex(2, 3, 2):
+        own = jax.tree.map(lambda x: x[place[0]], params)  # noqa: B023 (used at once)
+        alone = policy.apply(own, features[place[1:]][None], valid[place[1:]][None])[0]
+        np.testing.assert_allclose(got[place], alone, atol=1e-4)
+
+
+def test_backward_attention_has_the_derivatives_of_its_equation() -> None:
+    rng = np.random.default_rng()
+    slots = QUERY_BLOCK + 5
+    q, k, v = jnp.asarray(rng.normal(size=(3, 2, slots, 4)), jnp.float32)  # of two heads
+    valid = jnp.asarray(rng.random((2, slots)) < 0.7).at[:, -1].set(True)
+
+    def equation(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
+        seen = jnp.triu(jnp.ones((slots, slots), bool)) & valid
+        return jax.nn.softmax(jnp.where(seen, q @ k.T / 2, -1e30)) @ v
+
+    def slopes(attend: Callable[..., jax.Array]) -> tuple[jax.Array, ...]:
+        return jax.grad(lambda *x: jnp.sum(jnp.sin(jax.vmap(attend)(*x, valid))), argnums=(0, 1, 2))(q, k, v)
+
+    for got, expected in zip(slopes(network.backward_attention), slopes(equation), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_default_scorer_has_4172_parameters() -> None:
