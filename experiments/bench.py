@@ -23,10 +23,12 @@ from experiments.evaluate import Evaluator
 from experiments.objective import FULL, KEEP_ALL, UseConfig, score_recorded, score_streaming
 from experiments.prompts import PromptSource, TaskMix
 from experiments.recipes import smollm2, smollm2_heads
+from experiments.tasks.encoding import Batch
 from experiments.tasks.ruler import RULER
-from hosts.llama import embed, forward
+from hosts.decoding import generate
+from hosts.llama import Params, embed, forward
 from hosts.rollout import Schedule, prefill, record
-from hosts.stream import make_engine
+from hosts.stream import Engine, make_engine, population, tile_rows
 from hosts.weights import Host, load_host
 from namm.artefact import Memory, make, training_free
 from namm.cache import CacheShape
@@ -45,9 +47,9 @@ class BenchConfig:
 
     parts: host = prefill against its matrix products alone; window = first window shared or not; population =
     candidates batched over shared weights against one at a time; update = share of the memory in a rollout; recorded =
-    recorded against streaming scoring; search = one candidate and prompt at a time, as the original does, against
-    either way of scoring a generation; evaluation = prompts one at a time against batches; state = carried bytes;
-    strategy = ask and tell; peak = memory of a long rollout.
+    recorded against streaming scoring; search = one candidate and prompt at a time, writing answers as the original
+    does or scoring the target, against either way of scoring a generation; evaluation = prompts one at a time against
+    batches; state = carried bytes; strategy = ask and tell; peak = memory of a long rollout.
     """
 
     parts: tuple[Part, ...] = get_args(Part)
@@ -198,7 +200,7 @@ def _recorded_ratio(host: Host, memory: Memory, length: int, rounds: int) -> Rat
 
 
 def bench_search(host: Host, length: int, rounds: int) -> list[Ratio]:
-    """Seconds a candidate and prompt, teacher-forced, a quarter kept: the paper's memory and a score for every head."""
+    """Seconds a candidate and prompt, a quarter kept: the paper's memory and a score for every head."""
     sets = replace(smollm2_heads.CONFIG.memory.scorer, sets=(host.spec.layers, host.spec.kv_heads))
     heads = make("a linear score a head", replace(smollm2_heads.CONFIG.memory, scorer=sets))
     paper = namm_memory(MemoryConfig().interval)
@@ -206,28 +208,40 @@ def bench_search(host: Host, length: int, rounds: int) -> list[Ratio]:
 
 
 def _search_ratios(host: Host, memory: Memory, length: int, rounds: int) -> list[Ratio]:
-    source, prompts = PromptSource(host, TaskMix(("niah-single",), length)), [0, 1]
+    source, prompts = PromptSource(host, TaskMix(("ruler/niah_single_2",), length)), [0, 1]
     scorers = partial(_scorers, host, source, memory, chunk=128, use=UseConfig(budget=0.25))
-    alone, many = [scorers(1, [index]).streaming for index in prompts], scorers(16, prompts)
+    alone, many = [scorers(1, [index]) for index in prompts], scorers(16, prompts)
     calls = (
-        lambda: [jax.block_until_ready(call()) for call in alone][-1], many.streaming, many.reading, many.recorded,
+        lambda: [jax.block_until_ready(one.generating()) for one in alone][-1],
+        lambda: [jax.block_until_ready(one.streaming()) for one in alone][-1],
+        many.streaming, many.reading, many.recorded,
     )  # fmt: skip
-    one, live, reading, recorded = (laps(calls, rounds) / [2, 32, 32, 32]).T
+    written, forced, live, reading, recorded = (laps(calls, rounds) / [2, 2, 32, 32, 32]).T
     ways = (
         ("16 candidates x 2 prompts while reading", "3", live),
         ("16 x 2 recorded and read for this generation alone", "", recorded + reading),
         ("16 x 2 recorded, read before", "20", recorded),
     )
-    what = f"one candidate and prompt at a time, {length} tokens, {memory.name} every {memory.interval} / "
-    return [Ratio(what + way, aim, *paired(one, seconds)) for way, aim, seconds in ways]
+    what = f"one candidate and prompt at a time, {length} tokens, {memory.name} every {memory.interval}"
+    bases = ((f"{what}, {source.steps} written / ", written), (f"{what}, the target scored / ", forced))
+    return [
+        Ratio(base + way, aim if seconds is written else "", *paired(seconds, ours))
+        for base, seconds in bases
+        for way, aim, ours in ways
+    ]
 
 
 class Scorers(NamedTuple):
-    """Two ways of scoring the same candidates on the same prompts, teacher-forced, and reading for the second."""
+    """Ways of scoring the same candidates on the same prompts.
+
+    streaming, recorded: teacher-forced, evicting while reading or from a record. reading: for that record. generating:
+    as the original does, evicting while reading, then writing greedily to the task's limit or an end of sequence.
+    """
 
     streaming: Callable[[], Any]
     recorded: Callable[[], Any]
     reading: Callable[[], Any]
+    generating: Callable[[], Any]
 
 
 def _scorers(
@@ -245,12 +259,24 @@ def _scorers(
         key=jax.random.key(0),
     )
     stream = cache(read)  # read at the first call, if there is one
+    write = jax.jit(_written, static_argnums=(0, 5, 6))
     schedule = Schedule(memory.interval, chunk, kept)
     return Scorers(
         lambda: score_streaming(engine, host.params, many, prompt, budget, schedule, jax.random.key(0)),
         lambda: score_recorded(engine, host.params, many, stream(), prompt, budget, kept),
         read,
+        partial(write, engine, host.params, many, prompt, budget, schedule, source.steps),
     )
+
+
+def _written(
+    engine: Engine, params: Params, memory: Parameters, prompt: Batch, budget: Array, schedule: Schedule, steps: int
+) -> Array:
+    """Answers of every candidate, written token by token."""
+    key = jax.random.key(0)
+    stream = prefill(engine, params, memory, prompt.context, prompt.context_length, budget, schedule, key)
+    asked = tile_rows((prompt.question, prompt.question_length), population(memory))
+    return generate(engine, params, memory, stream, *asked, budget, schedule, steps, engine.spec.eos_ids)
 
 
 def bench_evaluation(host: Host, length: int, rounds: int) -> list[Ratio]:
