@@ -1,6 +1,15 @@
 """One file a result: claim, command, hardware, time, expected score. `RECIPES` holds their configurations by name."""
 
-from experiments.recipes import contents, llama3_8b, pocket, smollm2, smollm2_heads, smollm2_mixed, smollm2_ruler
+from experiments.recipes import (
+    contents,
+    llama3_8b,
+    pocket,
+    smollm2,
+    smollm2_heads,
+    smollm2_mixed,
+    smollm2_original,
+    smollm2_ruler,
+)
 from experiments.run_config import RunConfig
 
 RECIPES: dict[str, RunConfig] = {
@@ -11,6 +20,7 @@ RECIPES: dict[str, RunConfig] = {
         smollm2_heads.CONFIG,
         smollm2_heads.THRESHOLD,
         smollm2_mixed.CONFIG,
+        smollm2_original.CONFIG,
         smollm2_ruler.CONFIG,
         pocket.CONFIG,
         *llama3_8b.CONFIGS,
@@ -22,6 +32,7 @@ DESCRIPTIONS: dict[str, str] = {
     smollm2_heads.CONFIG.name: "SmolLM2-135M with parameters for every head, recorded scoring of RULER",
     smollm2_heads.THRESHOLD.name: "the same with a threshold in place of a budget",
     smollm2_mixed.CONFIG.name: "SmolLM2-135M, an MLP for every head, recorded scoring of RULER and code",
+    smollm2_original.CONFIG.name: "SmolLM2-135M with the paper's memory, search and threshold",
     smollm2_ruler.CONFIG.name: "SmolLM2-135M, evicting while it reads RULER, for an accelerator",
     pocket.CONFIG.name: "the pocket host, evicting while it reads, seconds on two cores",
     **{config.name: f"the paper's curriculum up to stage {i}" for i, config in enumerate(llama3_8b.CONFIGS, 1)},

@@ -1,0 +1,31 @@
+"""SmolLM2-135M with the paper's own memory and search: attention's spectrum and age, BAM, a threshold and no budget.
+
+What the paper's settings (arXiv 2410.13166; see `llama3_8b`) do on a host and a budget of time that two CPU cores have:
+zero start on the threshold, an update every 512 tokens, full CMA-ES with 32 candidates and step size 0.065, exact
+matches normalised by the full cache's and nothing paid for what is kept. What differs: eight tasks of RULER at 1024
+tokens, one prompt a task and generation in place of 64, and candidates evict from a record; the result is measured
+while reading. Command: `namm evolve smollm2-original --time-limit 2400`.
+"""
+
+from evolve.fitness import FitnessConfig
+from evolve.strategy import SearchConfig
+from experiments.objective import UseConfig
+from experiments.recipes.smollm2_ruler import TASKS
+from experiments.run_config import PromptConfig, RunConfig, StageConfig
+from namm.config import MemoryConfig, ScorerConfig
+
+LENGTH = 1024
+
+CONFIG = RunConfig(
+    name="smollm2-original",
+    host="smollm2-135m",
+    stages=(StageConfig(TASKS, LENGTH, 300),),
+    memory=MemoryConfig(scorer=ScorerConfig(start=0.0)),
+    use=UseConfig(mode="recorded", budget=None, capacity=LENGTH, chunk=128),
+    search=SearchConfig(algorithm="cma-es", population=32, sigma=0.065),
+    fitness=FitnessConfig(),
+    prompts=PromptConfig(draw=8, pool=40, fresh=0, validation=32, held_out=24, streaming=0, batch=4),
+    candidates=8,
+    policies=(),
+    validate_every=5,
+)
