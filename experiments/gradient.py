@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from experiments.records import claim
+
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +43,7 @@ def fit(
     `loss` draws its batch from the generator it is given, which follows from the seed and the step's number.
     """
     folder = config.checkpoints or Path("runs") / config.host
+    claim(folder, config)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=config.save_every)
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         done = manager.latest_step()

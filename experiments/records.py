@@ -17,6 +17,7 @@ from experiments.trace import Trace, together
 from namm.artefact import Memory
 
 SETTINGS, TABLE, VERDICTS, TRACES = "evaluate.json", "table.json", "verdicts.jsonl", "traces.jsonl"
+CLAIM = "settings.json"  # of a training run, beside its checkpoints
 T = TypeVar("T", Verdict, Trace, Summary)
 
 
@@ -58,15 +59,28 @@ def check_settings(
     check_same(before, settings, path)
 
 
-def check_same(before: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
+def check_same(
+    before: Mapping[str, Any], settings: Mapping[str, Any], path: Path, option: str = "--folder"
+) -> None:
     """ValueError, naming the field, where `before`, which a file holds, and settings differ."""
     now = json.loads(json.dumps(settings))
     for field in (*now, *before):
         if before.get(field) != now.get(field):
             raise ValueError(
                 f"{field}: {path} has {before.get(field)!r}, got {now.get(field)!r}; a run resumes with the "
-                "settings that it began with. Choose another --folder for others"
+                f"settings that it began with. Choose another {option} for others"
             )
+
+
+def claim(folder: Path, config: Any) -> None:
+    """Note the settings beside the checkpoints; ValueError where those are of a run with others (another seed, say)."""
+    free = ("output", "checkpoints", "save_every")
+    settings = json.loads(json.dumps({k: v for k, v in dataclasses.asdict(config).items() if k not in free}))
+    path = folder / CLAIM
+    if path.is_file():
+        check_same(json.loads(path.read_text()), settings, path, "--checkpoints")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(settings, indent=2) + "\n")
 
 
 def finished(folder: Path, settings: Mapping[str, Any]) -> bool:

@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.recipes.pocket_model import init_params, pocket_spec, save_host
 from experiments.recipes.pocket_tokenizer import build_tokenizer
+from experiments.records import claim
 from experiments.tasks import Split, load_task
 from experiments.tasks.encoding import collate, encode
 from experiments.tasks.recall import HEADER, draw_pairs, fact, filler, lookalike
@@ -147,6 +148,7 @@ def train(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Host
 
     params = init_params(spec, jax.random.key(config.seed))
     run = {"params": params, "state": update.init(params)}
+    claim(config.checkpoints, config)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=config.save_every)
     with ocp.CheckpointManager(config.checkpoints.absolute(), options=options) as manager:
         done = manager.latest_step()

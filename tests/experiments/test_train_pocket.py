@@ -57,6 +57,8 @@ def test_resumed_training_equals_uninterrupted(tokenizer, tmp_path: Path):
     shutil.rmtree(tmp_path / "run" / "3")
     _, resumed = train(config, tokenizer)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), whole, resumed))
+    with pytest.raises(ValueError, match=rf"seed: .* has {SEED}, got {SEED + 1}.* another --checkpoints"):
+        train(replace(config, seed=SEED + 1), tokenizer)
     _, other = train(replace(config, seed=SEED + 1, checkpoints=tmp_path / "other"), tokenizer)
     assert not np.array_equal(whole["embedding"], other["embedding"])
 
