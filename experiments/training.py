@@ -337,6 +337,8 @@ def evolve_memory(
         return runner_of_hosts(config, main)
 
     runner(0)
+    for stage in config.stages[1:]:
+        PromptSource(host, stage.mix)  # a mistake in a later stage is an error before any work
     if writes():
         folder.mkdir(parents=True, exist_ok=True)
         begun()

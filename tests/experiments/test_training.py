@@ -217,18 +217,20 @@ def test_a_run_on_two_hosts_compares_on_both(tiny: str, tmp_path: Path) -> None:
         assert {row["length"] for row in rows} == {length}
 
 
-@pytest.mark.parametrize("where", ["task", "length", "host beside"])
+@pytest.mark.parametrize("where", ["task", "length", "host beside", "task of a later stage"])
 def test_a_run_that_could_not_begin_leaves_its_folder_free(where: str, tiny: str, tmp_path: Path) -> None:
     """A mistake that shows when hosts and prompts are read is corrected in the same folder."""
     config = shrunk(RECIPES["contents"], tiny)
     (stage,) = config.stages
+    unknown = replace(stage, tasks=("nope", stage.tasks[1]))
     wrong = {
-        "task": replace(stage, tasks=("nope", stage.tasks[1])),
-        "length": replace(stage, length=20),
-        "host beside": replace(stage, beside=(replace(stage.beside[0], host="nope"),)),
+        "task": (unknown,),
+        "length": (replace(stage, length=20),),
+        "host beside": (replace(stage, beside=(replace(stage.beside[0], host="nope"),)),),
+        "task of a later stage": (stage, unknown),
     }[where]
     with pytest.raises((ValueError, FileNotFoundError)):
-        train(replace(config, stages=(wrong,)), tmp_path / "run", QUIET)
+        train(replace(config, stages=wrong), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
     train(replace(config, policies=("keydiff",)), tmp_path / "run", QUIET)
     assert (tmp_path / "run" / "table.json").is_file()
