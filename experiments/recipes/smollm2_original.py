@@ -4,7 +4,11 @@ What the paper's settings (arXiv 2410.13166; see `llama3_8b`) do on a host and a
 zero start on the threshold, an update every 512 tokens, full CMA-ES with 32 candidates and step size 0.065, exact
 matches normalised by the full cache's and nothing paid for what is kept. What differs: eight tasks of RULER at 1024
 tokens, one prompt a task and generation in place of 64, and candidates evict from a record; the result is measured
-while reading. Command: `namm evolve smollm2-original --time-limit 2400`.
+while reading. Command: `namm evolve smollm2-original --time-limit 3600`; a generation takes one to five minutes.
+
+Negative so far (2026-11-27, one generation, two cores with other work beside it; see docs/findings.md): steps of 0.065
+from zero drop 45% of the tokens and answer 0.129 of the prompts (the full cache 0.344, on the validation prompts), and
+exact matches of eight prompts tell few candidates apart (87.5% tie).
 """
 
 from evolve.fitness import FitnessConfig
