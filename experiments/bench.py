@@ -275,8 +275,8 @@ def _written(
     """Answers of every candidate, written token by token."""
     key = jax.random.key(0)
     stream = prefill(engine, params, memory, prompt.context, prompt.context_length, budget, schedule, key)
-    asked = tile_rows((prompt.question, prompt.question_length), population(memory))
-    return generate(engine, params, memory, stream, *asked, budget, schedule, steps, engine.spec.eos_ids)
+    question, length = tile_rows((prompt.question, prompt.question_length), population(memory))
+    return generate(engine, params, memory, stream, question, length, budget, schedule, steps, engine.spec.eos_ids)
 
 
 def bench_evaluation(host: Host, length: int, rounds: int) -> list[Ratio]:
