@@ -1,6 +1,7 @@
 """Code completion: real files, whole statements, nothing between context and line, one split a file."""
 
 import ast
+import itertools
 import secrets
 from dataclasses import replace
 
@@ -20,15 +21,19 @@ SEED = secrets.randbelow(10**6)
 def test_a_line_of_a_file_of_the_split_and_what_stands_before_it(length: int, split: Split):
     tokenizer = byte_tokenizer(merges=500, chat=True)
     task = load_task("code-completion")
-    sample = task.make(tokenizer, length, split, SEED)
-    assert task.make(tokenizer, length, split, SEED) == sample != task.make(tokenizer, length, split, SEED + 1)
-    assert prompt_length(tokenizer, sample) + sample.max_new_tokens <= length
-    (answer,) = sample.answers
-    gap = sample.target.removesuffix(answer)
-    code = f"{sample.context}{sample.question}{gap}{answer}\n"
     texts = [one.path.read_text(encoding="utf-8") for one in sources(PACKAGES)[split]]
-    text = next(text for text in texts if f"\n{code}" in text)
-    before = text[: text.index(f"\n{code}")].rsplit("\n", 1)[-1]
+    for index in itertools.count(SEED):
+        sample = task.make(tokenizer, length, split, index)
+        assert task.make(tokenizer, length, split, index) == sample != task.make(tokenizer, length, split, index + 1)
+        assert prompt_length(tokenizer, sample) + sample.max_new_tokens <= length
+        (answer,) = sample.answers
+        gap = sample.target.removesuffix(answer)
+        code = f"{sample.context}{sample.question}{gap}{answer}\n"
+        parts = [part for text in texts for part in text.split(f"\n{code}")[:-1]]
+        assert parts, "the code stands in no file of the split"
+        if len(parts) == 1:  # short code may stand in several places, behind other lines
+            break
+    before = parts[0].rsplit("\n", 1)[-1]
     longer = replace(sample, context=f"{before}\n{sample.context}")
     tokens = prompt_length(tokenizer, longer) + sample.max_new_tokens
     assert tokens > length, "one more line would have fitted"
