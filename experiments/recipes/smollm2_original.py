@@ -3,17 +3,18 @@
 What the paper's settings (arXiv 2410.13166; see `llama3_8b`) do on a host and a budget of time that two CPU cores have:
 zero start on the threshold, an update every 512 tokens, full CMA-ES with 32 candidates and step size 0.065, exact
 matches normalised by the full cache's and nothing paid for what is kept. What differs: eight tasks of RULER at 1024
-tokens, one prompt a task and generation in place of 64, and candidates evict from a record; the result is measured
-while reading. Command: `namm evolve smollm2-original --time-limit 3600`; a generation takes one to five minutes.
+tokens, one prompt a task and generation in place of 64, and candidates evict from a record; the final table has a part
+while reading too. Command: `namm evolve smollm2-original --time-limit 3600`.
 
-Negative so far (2026-11-27, one generation, two cores with other work beside it; see docs/findings.md): steps of 0.065
-from zero drop 45% of the tokens and answer 0.129 of the prompts (the full cache 0.344, on the validation prompts), and
-exact matches of eight prompts tell few candidates apart (87.5% tie).
+Negative as far as it was run (2026-11-27, one generation of 290 s, two cores with other work beside it; see
+docs/findings.md): candidates that are steps of 0.065 from zero drop 45% of the tokens and answer 0.129 of the prompts
+(the full cache 0.344, on the validation prompts), and exact matches of eight prompts tell few of them apart (87.5%
+tie).
 """
 
 from evolve.fitness import FitnessConfig
 from evolve.strategy import SearchConfig
-from experiments.objective import UseConfig
+from experiments.objective import FULL, UseConfig
 from experiments.recipes.smollm2_ruler import TASKS
 from experiments.run_config import PromptConfig, RunConfig, StageConfig
 from namm.config import MemoryConfig, ScorerConfig
@@ -28,8 +29,8 @@ CONFIG = RunConfig(
     use=UseConfig(mode="recorded", budget=None, capacity=LENGTH, chunk=128),
     search=SearchConfig(algorithm="cma-es", population=32, sigma=0.065),
     fitness=FitnessConfig(),
-    prompts=PromptConfig(draw=8, pool=40, fresh=0, validation=32, held_out=24, streaming=0, batch=4),
+    prompts=PromptConfig(draw=8, pool=40, fresh=0, validation=32, held_out=24, streaming=24, batch=4),
     candidates=8,
-    policies=(),
+    policies=(FULL,),
     validate_every=5,
 )
