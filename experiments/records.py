@@ -38,12 +38,13 @@ def check_settings(
     name: str = SETTINGS,
     results: Sequence[str] = (VERDICTS, TABLE),
     more: Sequence[str] = (),
+    option: str = "--folder",
 ) -> None:
     """ValueError, naming the field, where the folder holds a run with other settings or something else.
 
     name: the file of the settings, without which there must be none of the `results` either. more: fields of which
     there may now be more than before: lists that hold the old one's items, and larger numbers; with them may come
-    contents that the folder has not seen.
+    contents that the folder has not seen. option: names the folder on the command line.
     """
     path = folder / name
     if not path.is_file():
@@ -56,7 +57,7 @@ def check_settings(
         lists = isinstance(new, list) and isinstance(old, list) and old != new and set(old) <= set(new)
         if lists or (isinstance(new, int) and isinstance(old, int) and old < new):
             before = {key: now[key] for key in now if key.startswith("contents of ")} | before | {field: new}
-    check_same(before, settings, path)
+    check_same(before, settings, path, option)
 
 
 def check_same(
@@ -75,12 +76,11 @@ def check_same(
 def claim(folder: Path, config: Any) -> None:
     """Note the settings beside the checkpoints; ValueError where those are of a run with others (another seed, say)."""
     free = ("output", "checkpoints", "save_every")
-    settings = json.loads(json.dumps({k: v for k, v in dataclasses.asdict(config).items() if k not in free}))
-    path = folder / CLAIM
-    if path.is_file():
-        check_same(json.loads(path.read_text()), settings, path, "--checkpoints")
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
+    steps = [path.name for path in folder.glob("[0-9]*")]
+    check_settings(folder, settings, CLAIM, steps, option="--checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(settings, indent=2) + "\n")
+    write_whole(folder / CLAIM, json.dumps(settings, indent=2) + "\n")
 
 
 def finished(folder: Path, settings: Mapping[str, Any]) -> bool:

@@ -59,6 +59,9 @@ def test_resumed_training_equals_uninterrupted(tokenizer, tmp_path: Path):
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), whole, resumed))
     with pytest.raises(ValueError, match=rf"seed: .* has {SEED}, got {SEED + 1}.* another --checkpoints"):
         train(replace(config, seed=SEED + 1), tokenizer)
+    (tmp_path / "run" / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"has [0-9] but no settings.json"):
+        train(config, tokenizer)
     _, other = train(replace(config, seed=SEED + 1, checkpoints=tmp_path / "other"), tokenizer)
     assert not np.array_equal(whole["embedding"], other["embedding"])
 
