@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,12 @@ from hosts.stream import Engine, Stream, start
 
 
 class Record(NamedTuple):
-    """One prompt read with the full cache (leaves without a batch axis), and how the full cache answers it."""
+    """One prompt read with the full cache (leaves without a batch axis), and how the full cache answers it.
 
-    stream: Stream
+    stream: None where a pool keeps the answers alone.
+    """
+
+    stream: Stream | None
     prompt: Batch
     exact: np.ndarray
     grade: np.ndarray
@@ -43,7 +46,8 @@ def record_batch(engine: Engine, params: Params, prompt: Batch, chunk: int, key:
 class RecordPool:
     """The records last used, bounded: prompts are drawn from them, and fresh ones keep arriving.
 
-    gib: of further records in the cache folder, for the runs that come after; 0 for none.
+    gib: of further records in the cache folder, for the runs that come after; 0 for none. streams: keep what was read,
+    which takes 46 KB a token on SmolLM2 and more; streaming scoring needs the full cache's answers alone.
     """
 
     engine: Engine
@@ -53,6 +57,7 @@ class RecordPool:
     size: int
     batch: int = 8
     gib: float = 0.0
+    streams: bool = True
     records: "OrderedDict[tuple[Split, int], Record]" = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -72,7 +77,7 @@ class RecordPool:
             filled = part + part[-1:] * (self.batch - len(part))  # one batch shape, one compilation
             made = self._record(split, filled)
             for index, one in zip(part, made, strict=False):
-                self.records[split, index] = one
+                self._keep(split, index, one)
                 if self.disk is not None:
                     self.disk.put(one.prompt, one)
         for index in indices:
@@ -92,17 +97,21 @@ class RecordPool:
         prompt = Batch(*(x[0] for x in self.source.batch(split, [index])))
         record = disk.get(prompt, jax.tree.structure(Record(self._empty, prompt, np.zeros(()), np.zeros(()))))
         if record is not None:
-            self.records[split, index] = record
+            self._keep(split, index, record)
         return record is not None
+
+    def _keep(self, split: Split, index: int, record: Record) -> None:
+        self.records[split, index] = record if self.streams else record._replace(stream=None)
 
     def _record(self, split: Split, indices: list[int]) -> list[Record]:
         prompt = self.source.batch(split, indices)
         stream, exact, grade = record_batch(self.engine, self.params, prompt, self.chunk, jax.random.key(0))
-        host = jax.tree.map(np.asarray, stream)
-        return [
-            Record(_row(host, i), Batch(*(x[i] for x in prompt)), np.asarray(exact)[i], np.asarray(grade)[i])
-            for i in range(len(indices))
-        ]
+        wanted = self.streams or self.disk is not None  # else it stays where it was made, and is let go
+        host = jax.tree.map(np.asarray, stream) if wanted else None
+        rows = range(len(indices))
+        streams = [None for _ in rows] if host is None else [_row(host, i) for i in rows]
+        prompts = [Batch(*(x[i] for x in prompt)) for i in rows]
+        return list(map(Record, streams, prompts, np.asarray(exact), np.asarray(grade)))
 
 
 def _row(stream: Stream, i: int) -> Stream:
@@ -112,16 +121,22 @@ def _row(stream: Stream, i: int) -> Stream:
 
 def stack(records: list[Record]) -> tuple[Stream, Batch]:
     """Records side by side as one batch."""
-    streams = [one.stream for one in records]
+    streams = [cast(Stream, one.stream) for one in records]
     layered = jax.tree.map(lambda *xs: np.stack(xs, axis=1), *(s[:2] for s in streams))
     rest = (np.stack(xs) for xs in zip(*(s[2:] for s in streams), strict=True))
+    return Stream(*layered, *rest), stack_prompts(records)
+
+
+def stack_prompts(records: list[Record]) -> Batch:
+    """Their prompts alone."""
     widths = Widths(*(max(getattr(one.prompt, part).shape[-1] for one in records) for part in Batch._fields[::2]))
     prompt: Any = (np.stack(x) for x in zip(*(fit(one.prompt, widths) for one in records), strict=True))
-    return Stream(*layered, *rest), Batch(*prompt)
+    return Batch(*prompt)
 
 
 def spectrum_statistics(records: list[Record]) -> dict[str, Array]:
     """Frozen normalisation: mean and variance per frequency over layers, heads, tokens and prompts, nothing evicted."""
-    rows = [one.stream.state.slots["average"][one.stream.cache.valid] for one in records]
+    streams = [cast(Stream, one.stream) for one in records]
+    rows = [stream.state.slots["average"][stream.cache.valid] for stream in streams]
     values = np.concatenate(rows).astype(np.float64)
     return {"mean": jnp.asarray(values.mean(0), jnp.float32), "variance": jnp.asarray(values.var(0), jnp.float32)}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from evolve.fitness import FitnessConfig
 from evolve.strategy import SearchConfig
+from experiments.directions import DirectionName
 from experiments.objective import UseConfig
 from experiments.prompts import TaskMix
 from hosts.spec import RopeSpec
@@ -81,7 +82,9 @@ class RunConfig:
     otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose score is the first one instead;
     blocks that it lacks weigh nothing. fit: training prompts that the first score is fitted to instead, by what
     their questions and answers look at (see `experiments.fitted`). fit_share: of
-    their tokens that then score above the threshold of a memory that has one. candidates: scored at once (memory
+    their tokens that then score above the threshold of a memory that has one. directions: of a memory with
+    `scorer.sets`, what the search moves: each set by itself, or what all heads of a layer, or all heads, change by
+    (see `experiments.directions`). candidates: scored at once (memory
     bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache
     read them, that are kept in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory
     carries); 0 for none. seed: of the search and of its training prompts. time_limit: seconds of search; what
@@ -97,6 +100,7 @@ class RunConfig:
     fit: int = 0
     fit_share: float = 0.25
     use: UseConfig = field(default_factory=UseConfig)
+    directions: DirectionName = "own"
     search: SearchConfig = field(default_factory=SearchConfig)
     fitness: FitnessConfig = field(default_factory=FitnessConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
@@ -144,6 +148,12 @@ class RunConfig:
             raise ValueError(f"fit is {self.fit}; expected 0 or a multiple of prompts.batch {self.prompts.batch}")
         if not 0.0 < self.fit_share < 1.0:
             raise ValueError(f"fit_share is {self.fit_share}; expected a share of the tokens, between 0 and 1")
+        if self.directions not in (known := typing.get_args(DirectionName)):
+            raise ValueError(f"directions is {self.directions!r}; expected one of {', '.join(known)}")
+        if self.directions != "own" and not self.memory.scorer.sets:
+            raise ValueError(
+                f"directions is {self.directions!r}; expected 'own' where memory.scorer.sets is ()"
+            )
         if self.candidates and self.search.population % self.candidates:
             raise ValueError(
                 f"candidates is {self.candidates}; expected a divisor of search.population {self.search.population}"

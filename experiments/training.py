@@ -19,6 +19,7 @@ from evolve.curriculum import Curriculum, Stage
 from evolve.loop import Context, Evaluation, LoopConfig, RunResult
 from evolve.loop import run as search
 from evolve.mesh import check_population, gather, make_mesh, place, shard_population
+from experiments.directions import Directions
 from experiments.evaluate import Evaluator
 from experiments.figures import draw_curves
 from experiments.fitted import fitted
@@ -31,7 +32,7 @@ from experiments.objective import (
     score_streaming,
 )
 from experiments.prompts import PromptSource
-from experiments.recordings import Record, RecordPool, spectrum_statistics, stack
+from experiments.recordings import Record, RecordPool, spectrum_statistics, stack, stack_prompts
 from experiments.records import write_records
 from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
@@ -64,12 +65,7 @@ class StageRunner:
     def __post_init__(self) -> None:
         self.source = PromptSource(self.host, self.stage.mix)
         self.engine = engine_for(self.memory, self.source)
-        counts = self.config.prompts
-        kept_records = counts.pool + counts.validation + counts.batch
-        at_once = min(counts.fresh or counts.batch, counts.batch)  # what a generation adds is read without filler
-        self.pool = RecordPool(
-            self.engine, self.host.params, self.source, self.config.use.chunk, kept_records, at_once, self.config.disk
-        )
+        self.pool = self.reads(self.config.use.mode == "recorded")
         self.mesh = make_mesh(self.config.model_devices)
         check_population(self.config.search.population, self.mesh)
         self.kept = self.config.use.kept(self.source.widths.context)
@@ -79,6 +75,14 @@ class StageRunner:
         self.params = place(self.host.params, self.mesh)
         score = self._recorded if self.config.use.mode == "recorded" else self._streaming
         self.sharded = shard_population(score, self.mesh)
+
+    def reads(self, streams: bool) -> RecordPool:
+        """Prompts as the full cache reads and answers them; `streams` for what it read too."""
+        counts, config = self.config.prompts, self.config
+        kept_records = counts.pool + counts.validation + counts.batch
+        at_once = min(counts.fresh or counts.batch, counts.batch)  # what a generation adds is read without filler
+        settings = (config.use.chunk, kept_records, at_once, config.disk, streams)
+        return RecordPool(self.engine, self.host.params, self.source, *settings)
 
     def _recorded(self, evolved: PyTree, params: Any, frozen: Any, stream: Any, prompt: Batch, budget: Any) -> Outcome:
         return score_recorded(self.engine, params, Parameters(evolved, frozen), stream, prompt, budget, self.kept)
@@ -118,9 +122,9 @@ class StageRunner:
         return outcome, exact, grade
 
     def _score_batch(self, evolved: PyTree, records: list[Record], samples: list[int]) -> Outcome:
-        stream, prompt = stack(records)
-        budget = budgets(self.config.use, prompt, self.kept, self.memory.selection, samples)
-        shared = (stream, prompt, budget) if self.config.use.mode == "recorded" else (prompt, budget)
+        recorded = self.config.use.mode == "recorded"
+        inputs = stack(records) if recorded else (stack_prompts(records),)
+        shared = (*inputs, budgets(self.config.use, inputs[-1], self.kept, self.memory.selection, samples))
         pop = jax.tree.leaves(evolved)[0].shape[0]
         step = self.config.candidates or pop
         found = []
@@ -257,15 +261,16 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
     runner = StageRunner(config, config.stages[0], host, memory)
     if kept:
         return runner
+    pool = runner.pool if runner.pool.streams else runner.reads(streams=True)
     if "spectrum" in config.memory.features and config.start is None:
-        records = runner.pool.get("train", [runner.training(i) for i in range(config.prompts.batch)])
+        records = pool.get("train", [runner.training(i) for i in range(config.prompts.batch)])
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
     if config.fit:
         size = config.prompts.batch
 
         def batches() -> Iterator[list[Record]]:
             indices = [runner.training(i) for i in range(config.fit)]
-            return (runner.pool.get("train", indices[i : i + size]) for i in range(0, config.fit, size))
+            return (pool.get("train", indices[i : i + size]) for i in range(0, config.fit, size))
 
         runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, config.fit_share)
     return runner
@@ -345,22 +350,26 @@ def evolve_memory(
         if not _start_kept(folder):
             start.save_pretrained(folder / START)
     stages = tuple(Stage(f"stage-{i + 1}", s.generations, {"index": i}) for i, s in enumerate(config.stages))
-    evolved = start.params.evolved
-    console.print(f"Search: {sum(x.size for x in jax.tree.leaves(evolved))} parameters, start validated first")
+    moved = Directions(config.directions, config.memory.scorer, start.params.evolved)
+    console.print(f"Search: {sum(x.size for x in jax.tree.leaves(moved.origin))} parameters, start validated first")
+
+    def at(context: Context) -> HostsRunner:
+        return runner(context.stage.payload["index"])
+
     result = search(
-        evolved,
-        lambda population, context: runner(context.stage.payload["index"]).evaluation(population, context),
+        moved.origin,
+        lambda population, context: at(context).evaluation(moved.parameters(population), context),
         Curriculum(stages),
         folder / "search",
         search=config.search,
         fitness_config=config.fitness,
         config=LoopConfig(validate_every=config.validate_every, seed=config.seed, time_limit=config.time_limit),
-        validate=lambda mean, context: runner(context.stage.payload["index"]).validation(mean),
+        validate=lambda mean, context: at(context).validation(moved.parameters(mean)),
         fingerprint=_fingerprint(config),
         report_to=config.report_to,  # type: ignore[arg-type]
         console=console,
     )
-    params = Parameters(result.best_mean, start.params.frozen)
+    params = Parameters(moved.parameters(result.best_mean), start.params.frozen)
     memory = replace(start, params=params, provenance=provenance(config, result))
     return Found(start, memory, result, lambda: runner(len(stages) - 1))
 
@@ -401,6 +410,7 @@ def provenance(config: RunConfig, result: RunResult) -> dict[str, Any]:
         "mode": config.use.mode,
         "budget": config.use.budget,
         "search": to_json(config.search),
+        **({} if config.directions == "own" else {"directions": config.directions}),
         "generations": result.state.generation,
         "best_generation": int(result.state.best_generation),
         "seed": config.seed,

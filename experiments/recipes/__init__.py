@@ -5,6 +5,7 @@ from experiments.recipes import (
     llama3_8b,
     pocket,
     smollm2,
+    smollm2_general,
     smollm2_heads,
     smollm2_mixed,
     smollm2_original,
@@ -22,6 +23,7 @@ RECIPES: dict[str, RunConfig] = {
         smollm2_mixed.CONFIG,
         smollm2_original.CONFIG,
         smollm2_ruler.CONFIG,
+        smollm2_general.CONFIG,
         pocket.CONFIG,
         *llama3_8b.CONFIGS,
     )
@@ -33,7 +35,8 @@ DESCRIPTIONS: dict[str, str] = {
     smollm2_heads.THRESHOLD.name: "the same with a threshold in place of a budget",
     smollm2_mixed.CONFIG.name: "SmolLM2-135M, an MLP for every head, recorded scoring of RULER and code",
     smollm2_original.CONFIG.name: "SmolLM2-135M with the paper's memory, search and threshold",
-    smollm2_ruler.CONFIG.name: "SmolLM2-135M, evicting while it reads RULER, for an accelerator",
+    smollm2_ruler.CONFIG.name: "SmolLM2-135M, `smollm2-heads` moved while it reads RULER, for an accelerator",
+    smollm2_general.CONFIG.name: "SmolLM2-135M, an MLP for every head and while it reads, for an accelerator",
     pocket.CONFIG.name: "the pocket host, evicting while it reads, seconds on two cores",
     **{config.name: f"the paper's curriculum up to stage {i}" for i, config in enumerate(llama3_8b.CONFIGS, 1)},
 }

@@ -10,7 +10,7 @@ import pytest
 from experiments.objective import UseConfig, budgets
 from experiments.prompts import PromptSource, TaskMix
 from experiments.record_disk import RecordDisk, describe
-from experiments.recordings import RecordPool
+from experiments.recordings import RecordPool, stack, stack_prompts
 from experiments.tasks.encoding import Batch
 from hosts.stream import make_engine
 from hosts.weights import load_host
@@ -121,6 +121,22 @@ def test_a_pool_reads_a_prompt_once_for_all_runs(
     same(first, [again[1], again[2], again[0]])
     same(pool(0.0).get("train", [0, 1, 2]), first)
     assert len(reads) == 5
+
+
+@pytest.mark.parametrize("gib", [0.0, 1.0])
+def test_a_pool_for_streaming_keeps_answers_and_no_streams(
+    gib: float, source: PromptSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAMM_CACHE", str(tmp_path))
+    memory = make("x", MemoryConfig(("spectrum", "norms"), selection=SelectionConfig(threshold=None)))
+    settings = (make_engine(source.host.spec, memory.policy, memory.selection, 600), source.host.params, source, 128, 8)
+    whole = RecordPool(*settings, batch=2).get("train", [0, 1, 2])
+    for _ in range(2):  # the second finds them on the disk, where there is one
+        bare = RecordPool(*settings, batch=2, gib=gib, streams=False).get("train", [0, 1, 2])
+        assert [one.stream for one in bare] == [None] * 3
+        jax.tree.map(np.testing.assert_array_equal, bare, [one._replace(stream=None) for one in whole])
+    jax.tree.map(np.testing.assert_array_equal, stack_prompts(bare), stack(whole)[1])
+    same(RecordPool(*settings, batch=2, gib=gib).get("train", [0, 1, 2]), whole)
 
 
 def test_the_samples_of_a_task_take_the_budgets_in_turn(source: PromptSource) -> None:

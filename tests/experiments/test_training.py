@@ -51,6 +51,7 @@ def shrunk(config: RunConfig, host: str) -> RunConfig:
         stages=stages,
         memory=replace(config.memory, interval=256, scorer=replace(config.memory.scorer, sets=SIZE[: len(sets)])),
         fit=min(config.fit, 1),
+        start=None,  # what ships is for a host of another size
         use=replace(config.use, capacity=300, chunk=128),
         search=replace(config.search, population=4),
         prompts=PromptConfig(count, count, count, count, 2, min(config.prompts.streaming, 1), 1),
@@ -250,6 +251,7 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(where: str, tiny: str
         ({"fit": 12, "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"fit": 5, "warm_start": {}}, "multiple of prompts.batch"),
         ({"fit_share": 1.0}, "between 0 and 1"),
+        ({"directions": "shared"}, "scorer.sets is ()"),
         ({"start": "smollm2", "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"stages": (StageConfig(("passkey", "niah-single"), 300, 1),), "prompts": PromptConfig(3, 3, 3)}, "draw"),
     ],

@@ -1,0 +1,23 @@
+"""SmolLM2-135M, an MLP for every head fitted to long prompts of needles and code, then moved while it evicts.
+
+What `smollm2-mixed` is (see there), fitted at 2,048 tokens in place of 1,024 and to twice as many prompts; the search
+moves the linear part of all heads' scores alike, evicting while it reads, for three budgets. Command: `namm device
+--recipe smollm2-general` or `namm evolve smollm2-general`.
+"""
+
+from dataclasses import replace
+
+from experiments.recipes import smollm2_mixed, smollm2_ruler
+from experiments.run_config import PromptConfig, StageConfig
+
+RULER = smollm2_ruler.CONFIG
+
+CONFIG = replace(
+    RULER,
+    name="smollm2-general",
+    stages=(StageConfig(smollm2_mixed.TASKS, 2048, 100),),
+    memory=smollm2_mixed.CONFIG.memory,
+    start=None,
+    fit=160,
+    prompts=PromptConfig(draw=20, pool=160, fresh=0, validation=40, held_out=100, streaming=0, batch=20),
+)
