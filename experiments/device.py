@@ -28,7 +28,7 @@ from namm.artefact import Memory
 from namm.policies import load_policy
 
 Part = Literal["check", "time", "evolve"]
-CHECKS, TIMES = "checks.json", "times.json"
+CHECKS, TIMES, COMPILED = "checks.json", "times.json", "compiled"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class DeviceConfig:
 
     recipe: to search with, see `namm evolve`. parts: check = logits, scores and kept slots against the CPU's; time =
     rollout, update and decoding against the device's own measured limits; evolve = `minutes` of search a call, with the
-    final table once it is finished. sizes: of the timings. Checks and timings that the folder holds are not made again.
+    final table once it is finished. sizes: of the timings. Checks and timings that the folder holds are not made again;
+    what an accelerator compiled is kept in it too, unless JAX was told another place.
     """
 
     recipe: str = "smollm2-ruler"
@@ -72,6 +73,8 @@ def device(config: DeviceConfig, console: Console) -> None:
     ValueError where a check fails: a search on such a device would mean nothing.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
+    if jax.default_backend() != "cpu" and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(config.folder / COMPILED))  # a minute a call on an H200
     kind = jax.devices()[0].device_kind
     console.print(f"{kind}, {jax.default_backend()}, {len(jax.devices())} devices")
     if "check" in config.parts and not (config.folder / CHECKS).is_file():

@@ -26,6 +26,7 @@ from namm.memory import Layout
 from namm.policies import load_policy
 
 KEPT = 4  # tokens of a prompt for each that is kept
+REPEATS = 10  # starting a program takes as long as a third of a copy on an H200
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,13 @@ def _state_bytes(memory: Memory, host: Host) -> int:
 
 
 def measure_limits(dtype: Any, rounds: int) -> Limits:
-    """A square matrix product and a scaled copy, large enough to fill the device."""
-    size, count = (8192, 2**28) if jax.default_backend() != "cpu" else (2048, 2**25)
-    a = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda x: x @ x)
-    x = jnp.ones(count, jnp.float32)
-    copy = jax.jit(lambda x: 2 * x)
-    flops = 2 * size**3 / _seconds(lambda: product(a), rounds)
-    return Limits(flops, 2 * x.nbytes / _seconds(lambda: copy(x), rounds))
+    """A square matrix product and a scaled copy, large enough to fill the device, each many times in one program."""
+    size, count = (8192, 2**28) if jax.default_backend() != "cpu" else (1024, 2**24)
+    a, x = jnp.full((size, size), 1 / size, dtype), jnp.ones(count, jnp.float32)
+    product = jax.jit(lambda a: jax.lax.fori_loop(0, REPEATS, lambda _, x: a @ x, a))
+    copy = jax.jit(lambda x: jax.lax.fori_loop(0, REPEATS, lambda _, x: 0.5 * x, x))
+    flops = 2 * size**3 * REPEATS / _seconds(lambda: product(a), rounds)
+    return Limits(flops, 2 * x.nbytes * REPEATS / _seconds(lambda: copy(x), rounds))
 
 
 def _seconds(call: Callable[[], Any], rounds: int) -> float:

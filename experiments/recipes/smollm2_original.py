@@ -30,7 +30,7 @@ CONFIG = RunConfig(
     search=SearchConfig(algorithm="cma-es", population=32, sigma=0.065),
     fitness=FitnessConfig(),
     prompts=PromptConfig(draw=24, pool=120, fresh=0, validation=48, held_out=104, streaming=0, batch=24),
-    candidates=8,
+    candidates=4,
     policies=(FULL,),
     validate_every=5,
 )

@@ -104,6 +104,22 @@ def test_a_second_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {"evolved", "keydiff", "keep-all"} <= {row["memory"] for row in json.loads((run / "table.json").read_text())}
 
 
+@pytest.mark.parametrize(
+    ("backend", "told", "kept"), [("gpu", None, True), ("gpu", "other", False), ("cpu", None, False)]
+)
+def test_what_an_accelerator_compiled_is_kept(
+    backend: str, told: str | None, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", told)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    try:
+        device(DeviceConfig(parts=(), folder=tmp_path), QUIET)
+        assert jax.config.jax_compilation_cache_dir == (str(tmp_path / "compiled") if kept else told)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
 @pytest.mark.usefixtures("recipe")
 def test_a_wrong_device_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look, calls = module._look, []
