@@ -73,7 +73,7 @@ def device(config: DeviceConfig, console: Console) -> None:
     ValueError where a check fails: a search on such a device would mean nothing.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
-    if jax.default_backend() != "cpu" and jax.config.jax_compilation_cache_dir is None:
+    if jax.default_backend() != "cpu" and jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(config.folder / COMPILED))  # a minute a call on an H200
     kind = jax.devices()[0].device_kind
     console.print(f"{kind}, {jax.default_backend()}, {len(jax.devices())} devices")
