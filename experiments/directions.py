@@ -17,7 +17,7 @@ class Directions:
     """What the search's numbers do to the parameters that it starts from.
 
     name: "own" = they are the parameters. "layer" and "shared" = a change of the score's linear part that all heads of
-    a layer, or all heads, have in common: 13 numbers, say, in place of 1,260. start: the parameters, set axes first.
+    a layer, or all heads, have in common: 13 numbers, say, in place of 1,170. start: the parameters, set axes first.
     """
 
     name: DirectionName

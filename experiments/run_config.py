@@ -151,9 +151,7 @@ class RunConfig:
         if self.directions not in (known := typing.get_args(DirectionName)):
             raise ValueError(f"directions is {self.directions!r}; expected one of {', '.join(known)}")
         if self.directions != "own" and not self.memory.scorer.sets:
-            raise ValueError(
-                f"directions is {self.directions!r}; expected 'own' where memory.scorer.sets is ()"
-            )
+            raise ValueError(f"directions is {self.directions!r}; expected 'own' where memory.scorer.sets is ()")
         if self.candidates and self.search.population % self.candidates:
             raise ValueError(
                 f"candidates is {self.candidates}; expected a divisor of search.population {self.search.population}"

@@ -1,15 +1,14 @@
 """SmolLM2-135M with the paper's own memory and search: attention's spectrum and age, BAM, a threshold and no budget.
 
-What the paper's settings (arXiv 2410.13166; see `llama3_8b`) do on a host and a budget of time that two CPU cores have:
-zero start on the threshold, an update every 512 tokens, full CMA-ES with 32 candidates and step size 0.065, exact
-matches normalised by the full cache's and nothing paid for what is kept. What differs: eight tasks of RULER at 1024
-tokens, one prompt a task and generation in place of 64, and candidates evict from a record; the final table has a part
-while reading too. Command: `namm evolve smollm2-original --time-limit 3600`.
+What the paper's settings (arXiv 2410.13166; see `llama3_8b`) do on a host that one accelerator holds: zero start on
+the threshold, an update every 512 tokens, full CMA-ES with 32 candidates and step size 0.065, exact matches normalised
+by the full cache's and nothing paid for what is kept. What differs: eight tasks of RULER at 1024 tokens and three
+prompts a task and generation in place of 64. Command: `namm device --recipe smollm2-original --parts evolve`.
 
-Negative as far as it was run (2026-11-27, one generation of 290 s, two cores with other work beside it; see
-docs/findings.md): candidates that are steps of 0.065 from zero drop 45% of the tokens and answer 0.129 of the prompts
-(the full cache 0.344, on the validation prompts), and exact matches of eight prompts tell few of them apart (87.5%
-tie).
+Negative as far as it was run (2026-11-27, one generation of 290 s, two cores with other work beside it, candidates
+evicting from records; see docs/findings.md): candidates that are steps of 0.065 from zero drop 45% of the tokens and
+answer 0.129 of the prompts (the full cache 0.344, on the validation prompts), and exact matches of eight prompts tell
+few of them apart (87.5% tie).
 """
 
 from evolve.fitness import FitnessConfig

@@ -17,10 +17,11 @@ def test_card(name: str, tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "memory.safetensors", "README.md"}
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "namm" and "kv-cache" in (card.data.tags or [])
-    count = {"contents": 9, "smollm2": 34, "smollm2-heads": 810, "smollm2-mixed": 30510, "pocket": 5476}[name]
+    counts = {"contents": 9, "smollm2": 34, "pocket": 5476}
+    counts |= {"smollm2-heads": 810, "smollm2-mixed": 30510, "smollm2-ruler": 1170}
     made = memory.provenance
     rows = {
-        "scorer": f"{memory.policy.config.scorer.kind}, {count} evolved parameters",
+        "scorer": f"{memory.policy.config.scorer.kind}, {counts[name]} evolved parameters",
         "feature blocks": ", ".join(memory.policy.config.features),
         "relative to": "all tokens read" if name not in ("smollm2", "pocket") else "the tokens held",
         "stages": f"tasks {', '.join(made['stages'][0]['tasks'])}, length",

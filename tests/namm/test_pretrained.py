@@ -9,8 +9,9 @@ import namm
 ROOT = Path(__file__).parents[2]
 
 
-def test_five_memories_ship() -> None:
-    assert {"contents", "pocket", "smollm2", "smollm2-heads", "smollm2-mixed"} <= set(namm.shipped())
+def test_six_memories_ship() -> None:
+    names = {"contents", "pocket", "smollm2", "smollm2-heads", "smollm2-mixed", "smollm2-ruler"}
+    assert names <= set(namm.shipped())
 
 
 @pytest.mark.parametrize("name", namm.shipped())
