@@ -37,8 +37,8 @@ class Directions:
         """Of the search's numbers, or of a population of them (a leading axis)."""
         if self.name == "own":
             return numbers
-        score = jax.tree.map(jnp.add, self.start["params"]["score"], numbers)
-        first = jax.tree.leaves(score)[0]
-        extra = first.shape[: first.ndim - jax.tree.leaves(self.start["params"]["score"])[0].ndim]
-        whole = jax.tree.map(lambda x: jnp.broadcast_to(x, (*extra, *x.shape)), self.start["params"])
+        start = self.start["params"]
+        score = jax.tree.map(jnp.add, start["score"], numbers)
+        leading = score["bias"].shape[: score["bias"].ndim - start["score"]["bias"].ndim]
+        whole = jax.tree.map(lambda x: jnp.broadcast_to(x, (*leading, *x.shape)), start)
         return {"params": {**whole, "score": score}}
