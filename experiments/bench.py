@@ -23,6 +23,7 @@ from experiments.evaluate import Evaluator
 from experiments.objective import FULL, KEEP_ALL, UseConfig, score_recorded, score_streaming
 from experiments.prompts import PromptSource, TaskMix
 from experiments.recipes import smollm2, smollm2_heads
+from experiments.run_config import Precision
 from experiments.tasks.encoding import Batch
 from experiments.tasks.ruler import RULER
 from hosts.decoding import generate
@@ -49,13 +50,16 @@ class BenchConfig:
     candidates batched over shared weights against one at a time; update = share of the memory in a rollout; recorded =
     recorded against streaming scoring; search = one candidate and prompt at a time, writing answers as the original
     does or scoring the target, against either way of scoring a generation; evaluation = prompts one at a time against
-    batches; state = carried bytes; strategy = ask and tell; peak = memory of a long rollout.
+    batches; state = carried bytes; strategy = ask and tell; peak = memory of a long rollout. budget: share of the
+    context that is kept in search. dtype: of the host in host, window, update, recorded, search and evaluation.
     """
 
     parts: tuple[Part, ...] = get_args(Part)
     host: str = "smollm2-135m"
     rounds: int = 5
     length: int = 1024
+    budget: float = 0.25
+    dtype: Precision = "float32"
     folder: Path = Path("runs/bench")
 
 
@@ -199,17 +203,17 @@ def _recorded_ratio(host: Host, memory: Memory, length: int, rounds: int) -> Rat
     return Ratio(what, "10", a, b, ratio)
 
 
-def bench_search(host: Host, length: int, rounds: int) -> list[Ratio]:
-    """Seconds a candidate and prompt, a quarter kept: the paper's memory and a score for every head."""
+def bench_search(host: Host, length: int, budget: float, rounds: int) -> list[Ratio]:
+    """Seconds a candidate and prompt: the paper's memory and a score for every head."""
     sets = replace(smollm2_heads.CONFIG.memory.scorer, sets=(host.spec.layers, host.spec.kv_heads))
     heads = make("a linear score a head", replace(smollm2_heads.CONFIG.memory, scorer=sets))
     paper = namm_memory(MemoryConfig().interval)
-    return [row for memory in (paper, heads) for row in _search_ratios(host, memory, length, rounds)]
+    return [row for memory in (paper, heads) for row in _search_ratios(host, memory, length, budget, rounds)]
 
 
-def _search_ratios(host: Host, memory: Memory, length: int, rounds: int) -> list[Ratio]:
+def _search_ratios(host: Host, memory: Memory, length: int, budget: float, rounds: int) -> list[Ratio]:
     source, prompts = PromptSource(host, TaskMix(("ruler/niah_single_2",), length)), [0, 1]
-    scorers = partial(_scorers, host, source, memory, chunk=128, use=UseConfig(budget=0.25))
+    scorers = partial(_scorers, host, source, memory, chunk=128, use=UseConfig(budget=budget))
     alone, many = [scorers(1, [index]) for index in prompts], scorers(16, prompts)
     calls = (
         lambda: [jax.block_until_ready(one.generating()) for one in alone][-1],
@@ -222,7 +226,8 @@ def _search_ratios(host: Host, memory: Memory, length: int, rounds: int) -> list
         ("16 x 2 recorded and read for this generation alone", "", recorded + reading),
         ("16 x 2 recorded, read before", "20", recorded),
     )
-    what = f"one candidate and prompt at a time, {length} tokens, {memory.name} every {memory.interval}"
+    kept = f"{budget:.3g} kept, {memory.name} every {memory.interval}"
+    what = f"one candidate and prompt at a time, {length} tokens, {kept}"
     bases = ((f"{what}, {source.steps} written / ", written), (f"{what}, the target scored / ", forced))
     return [
         Ratio(base + way, aim if seconds is written else "", *paired(seconds, ours))
@@ -341,14 +346,14 @@ def peak_of(name: str, length: int) -> int:
 
 def bench(config: BenchConfig, console: Console) -> list[Ratio]:
     """Run the parts, print a table, write bench.json."""
-    host = load_host(config.host)
+    host = load_host(config.host, dtype=config.dtype)
     parts: dict[str, Callable[[], list[Ratio]]] = {
         "host": lambda: bench_host(host, config.rounds),
         "window": lambda: bench_window(host, config.rounds),
         "population": lambda: bench_population(load_host("pocket"), config.rounds),
         "update": lambda: bench_update(host, config.length, config.rounds),
         "recorded": lambda: bench_recorded(host, config.length, config.rounds),
-        "search": lambda: bench_search(host, config.length, config.rounds),
+        "search": lambda: bench_search(host, config.length, config.budget, config.rounds),
         "evaluation": lambda: bench_evaluation(host, config.length, config.rounds),
         "state": lambda: bench_state(host),
         "strategy": lambda: bench_strategy(config.rounds),

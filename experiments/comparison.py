@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import Progress
 
@@ -98,7 +97,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         return table
     use = UseConfig(config.mode, config.budget[0], config.capacity, config.chunk)
     other = _torch_engine(config) if config.engine == "torch" else None
-    host = load_host(config.host, dtype=jnp.dtype(config.dtype)) if other is None else other.host
+    host = load_host(config.host, dtype=config.dtype) if other is None else other.host
     if endless := max(config.length) > host.spec.max_positions:
         memories = _without_end(config, memories, host.spec)
         console.print(f"{FULL} is left out: {host.spec.name} has {host.spec.max_positions} positions")

@@ -23,7 +23,7 @@ from hosts.llama import logits
 from hosts.rollout import Schedule, prefill
 from hosts.stream import make_engine, start
 from hosts.stream import read as read_chunk
-from hosts.weights import Host, load_host
+from hosts.weights import Host, cast, load_host
 from namm.artefact import Memory
 from namm.policies import load_policy
 
@@ -126,7 +126,7 @@ class Look(NamedTuple):
 
 
 def _look(host: Host, memory: Memory, tokens: np.ndarray, dtype: str, device: Any) -> Look:
-    params = jax.device_put(jax.tree.map(lambda x: x.astype(dtype), host.params), device)
+    params = jax.device_put(cast(host.params, dtype), device)
     rows, length = tokens.shape
     plain = make_engine(host.spec, load_policy(FULL), KEEP_ALL, length)
     engine = make_engine(host.spec, memory.policy, memory.selection, length)

@@ -74,8 +74,8 @@ def random_memory(run: RunConfig) -> Memory:
 
 def timings(run: RunConfig, sizes: Sizes) -> tuple[Limits, list[Timing]]:
     """Rollout of a population, one update of all its rows, one decoding step, against the limits."""
-    dtype = jnp.dtype(run.dtype)
-    host, itemsize = load_host(run.host, dtype=dtype, rope=run.rope), dtype.itemsize
+    host = load_host(run.host, dtype=run.dtype, rope=run.rope)
+    itemsize = host.params["embedding"].dtype.itemsize  # of the caches; in "mixed" the matrices take half of it
     spec, memory = host.spec, random_memory(run)
     pop, prompts, length, kept = sizes.candidates, sizes.prompts, sizes.length, sizes.length // KEPT
     engine = make_engine(spec, memory.policy, memory.selection, length)
@@ -84,7 +84,7 @@ def timings(run: RunConfig, sizes: Sizes) -> tuple[Limits, list[Timing]]:
     many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, pop, axis=0), many.evolved), many.frozen)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, spec.vocabulary, (prompts, length)), jnp.int32)
     counts, budget = jnp.full(prompts, length, jnp.int32), jnp.full(prompts, kept, jnp.int32)
-    limits = measure_limits(dtype, sizes.rounds)
+    limits = measure_limits(host.params["layers"]["query"].dtype, sizes.rounds)
 
     roll = jax.jit(partial(prefill, engine, schedule=schedule))
     taken = _seconds(lambda: roll(host.params, many, tokens, counts, budget, key=jax.random.key(0)), sizes.rounds)

@@ -4,10 +4,10 @@ Recorded: contexts are read once with the full cache and kept; a candidate evict
 answer are run again ("compress after prefill"). Streaming: the memory acts while the context is read, as in use.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from experiments.prompts import Budget, PromptSource, resolve_budget
 from experiments.tasks.encoding import Batch
 from hosts.llama import Params
-from hosts.rollout import Likelihood, Schedule, likelihood, prefill, settled
+from hosts.rollout import Likelihood, Schedule, likelihood, read_apart, read_together, settled
 from hosts.stream import Engine, Stream, compress, make_engine, population, tile_rows, unwatched
 from namm.artefact import Memory
 from namm.contract import NO_PARAMETERS, Parameters
@@ -27,6 +27,7 @@ from namm.selection import SelectionConfig
 
 FULL = "keep-all"  # the policy that is the host's own full cache
 KEEP_ALL = SelectionConfig(threshold=None)
+CPU_ROWS = 16  # candidates x prompts at once: with SmolLM2 on two cores 32 take an eighth more time a row than 8
 
 
 class Outcome(NamedTuple):
@@ -96,10 +97,14 @@ def score_recorded(
     engine: Engine, params: Params, memory: Parameters, stream: Stream, prompt: Batch, budget: Array, kept: int
 ) -> Outcome:
     """Every candidate evicts from the records, then answers."""
-    pop = population(memory)
-    small = compress(engine, memory, stream, budget, Layout(kept, 0))
-    exact, grade = summarise(full_answer(engine, params, small, tile_rows(prompt, pop), kept), pop)
-    return Outcome(exact, grade, kept_share(small, pop))
+
+    def score(memory: Parameters) -> Outcome:
+        pop = population(memory)
+        small = compress(engine, memory, stream, budget, Layout(kept, 0))
+        exact, grade = summarise(full_answer(engine, params, small, tile_rows(prompt, pop), kept), pop)
+        return Outcome(exact, grade, kept_share(small, pop))
+
+    return _in_groups(score, memory, len(budget))
 
 
 @partial(jax.jit, static_argnums=(0, 5))
@@ -107,13 +112,33 @@ def score_streaming(
     engine: Engine, params: Params, memory: Parameters, prompt: Batch, budget: Array, schedule: Schedule, key: Array
 ) -> Outcome:
     """Every candidate evicts while the contexts are read, then answers."""
+    context = prompt.context, prompt.context_length
+    shared = read_together(engine, params, memory, *context, budget, schedule, key)
+
+    def score(memory: Parameters) -> Outcome:
+        pop = population(memory)
+        stream = read_apart(engine, params, memory, shared, *context, budget, schedule)
+        asked = tile_rows(prompt[2:], pop)
+        answers = likelihood(engine, params, memory, stream, *asked, budget=budget, schedule=schedule)
+        return Outcome(*summarise(answers, pop), kept_share(stream, pop))
+
+    return _in_groups(score, memory, len(budget))
+
+
+def _in_groups(score: Callable[[Parameters], Outcome], memory: Parameters, prompts: int) -> Outcome:
+    """All candidates at once; on a CPU group after group, as its caches hold what a few rows need and no more."""
     pop = population(memory)
-    stream = prefill(
-        engine, params, memory, prompt.context, prompt.context_length, budget, schedule=schedule, key=key
-    )
-    asked = tile_rows(prompt[2:], pop)
-    answers = likelihood(engine, params, memory, stream, *asked, budget=budget, schedule=schedule)
-    return Outcome(*summarise(answers, pop), kept_share(stream, pop))
+    size = max(n for n in range(1, pop + 1) if pop % n == 0 and n * prompts <= max(CPU_ROWS, prompts))
+    if size == pop:
+        return score(memory)
+
+    def grouped(evolved: Any) -> Outcome:
+        groups = jax.tree.map(lambda x: x.reshape(pop // size, size, *x.shape[1:]), evolved)
+        found = jax.lax.map(lambda group: score(memory._replace(evolved=group)), groups)
+        return jax.tree.map(lambda x: x.reshape(pop, prompts), found)
+
+    together = lambda evolved: score(memory._replace(evolved=evolved))  # noqa: E731
+    return jax.lax.platform_dependent(memory.evolved, cpu=grouped, default=together)
 
 
 def kept_share(stream: Stream, pop: int) -> Float[Array, "pop prompt"]:

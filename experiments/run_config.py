@@ -16,7 +16,7 @@ from namm.config import MemoryConfig
 from namm.features import blocks
 from namm.policies import POLICIES
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "mixed"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 from experiments.tasks.encoding import Batch
 from hosts.pytorch.answer import Rows, answer
 from hosts.pytorch.pretrained import everywhere, load_model, outline
+from hosts.weights import MIXED
 from namm.artefact import Memory
 
 
@@ -19,6 +20,8 @@ class TorchEngine:
     """
 
     def __init__(self, source: str | Path, dtype: str):
+        if dtype == MIXED:
+            raise ValueError(f"dtype is {dtype!r}, which the JAX engine alone has; expected float32 or bfloat16")
         self.model = load_model(source, getattr(torch, dtype), everywhere())
         self.host = outline(source, self.model)
 

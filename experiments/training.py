@@ -204,7 +204,7 @@ def runner_of_hosts(config: RunConfig, first: StageRunner) -> HostsRunner:
     """The stage of its first host's runner, on all of its hosts."""
     others = []
     for run in config.beside(first.stage):
-        host = load_host(run.host, dtype=jnp.dtype(run.dtype))
+        host = load_host(run.host, dtype=run.dtype)
         others.append(StageRunner(run, run.stages[0], host, first.memory))
     return HostsRunner((first, *others))
 
@@ -293,7 +293,7 @@ def train(config: RunConfig, folder: Path, console: Console, in_pieces: bool = F
     begin = time.monotonic()
     _check_goes_on(config, folder / "run.json")
     console.print(f"Host {config.host}: loading")
-    host = load_host(config.host, dtype=jnp.dtype(config.dtype), rope=config.rope)
+    host = load_host(config.host, dtype=config.dtype, rope=config.rope)
 
     def begun() -> None:
         (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")

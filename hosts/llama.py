@@ -1,7 +1,8 @@
 """The Llama forward in JAX: pure functions over the parameter pytree of `hosts.weights`. No cache lives here.
 
 Layers are stacked on a leading axis and scanned; matrices are (in, out). Norms, RoPE and softmax run in float32
-whatever the parameters' dtype; matrix products run in that dtype and accumulate in float32.
+whatever the parameters' dtype; matrix products run in that of their matrix and accumulate in float32, activations and
+caches are kept in the embedding's.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def _norm(x: Array, weight: Array, spec: HostSpec) -> Array:
 
 
 def _dense(x: Array, layer: Params, name: str) -> Array:
-    product = jnp.matmul(x, layer[name], preferred_element_type=jnp.float32)
+    product = jnp.matmul(x.astype(layer[name].dtype), layer[name], preferred_element_type=jnp.float32)
     if (bias := layer.get(f"{name}_bias")) is not None:
         product = product + bias
     return product.astype(x.dtype)

@@ -5,6 +5,7 @@ Recorded: `record` reads the context once with the full cache, `compress` evicts
 candidates. Contexts are right-padded integer arrays with their lengths; `left_to_right` takes left-padded ones.
 """
 
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -107,54 +108,105 @@ def prefill(
 ) -> Stream:
     """Read contexts with an update every `interval` tokens, for every candidate of `memory` (leading pop axis).
 
-    What is read before an update that may drop something is alike for all candidates and read once per prompt: the
-    first window, and where there is no threshold as many more as fit in the smallest budget. Returns pop x batch rows,
-    candidate-major, with slots Layout(schedule.kept, window) where window is the interval.
+    Returns pop x batch rows, candidate-major, with slots Layout(schedule.kept, window) where window is the interval.
     """
-    width, interval = context.shape[1], schedule.interval
-    first = min(interval, width)
+    shared = read_together(engine, params, memory, context, lengths, budget, schedule, key)
+    return read_apart(engine, params, memory, shared, context, lengths, budget, schedule)
+
+
+class Shared(NamedTuple):
+    """Contexts as far as they are alike for all candidates: what was read, up to an update that may drop something.
+
+    alike: windows behind the first one that are in the stream, None where every candidate goes on from the first.
+    """
+
+    stream: Stream
+    alike: Int[Array, ""] | None
+
+
+def _places(width: int, schedule: Schedule) -> tuple[int, int, Layout]:
+    """Columns of the first window, whole windows behind it, and the slots of a stream between updates."""
+    first = min(schedule.interval, width)
     layout = Layout(schedule.kept, _window_slots(first, schedule.chunk))
+    return first, (width - first) // schedule.interval, layout
+
+
+def _window(
+    engine: Engine, params: Params, stream: Stream, tokens: Array, lengths: Array, begin: Array | int,
+    schedule: Schedule,
+) -> Stream:
+    """Read the columns `tokens` of the contexts, which begin at column `begin`."""
+    counts = jnp.clip(lengths - begin, 0, tokens.shape[1])
+    return _scan_chunks(engine, params, stream, tokens, counts, schedule, schedule.kept)
+
+
+def _settle(
+    engine: Engine, memory: Parameters, stream: Stream, lengths: Array, begin: Array | int, budget: Array,
+    schedule: Schedule, layout: Layout,
+) -> Stream:
+    """The update at the end of a window, for the rows that have tokens in it."""
+    due = lengths > begin if schedule.flush else stream.window >= schedule.interval
+    return compress(engine, memory, stream, budget, layout, due=due)
+
+
+def _columns(tokens: Array, place: Array, interval: int) -> tuple[Array, Array]:
+    begin = (place + 1) * interval
+    return jax.lax.dynamic_slice_in_dim(tokens, begin, interval, axis=1), begin
+
+
+def read_together(
+    engine: Engine, params: Params, memory: Parameters, context: Array, lengths: Array, budget: Array,
+    schedule: Schedule, key: Array,
+) -> Shared:
+    """What is alike for all candidates, once per prompt (arguments as for `prefill`).
+
+    The first window, and where there is no threshold as many more as fit in the smallest budget.
+    """
+    interval = schedule.interval
+    first, full, layout = _places(context.shape[1], schedule)
     stream = record(engine, params, context[:, :first], jnp.minimum(lengths, first), schedule.chunk, key)
-    full = (width - first) // interval
-    sharing = full > 0 and population(memory) > 1 and engine.selection.threshold is None
-    rows, row_lengths = tile_rows((context, lengths), population(memory))
+    if not (full > 0 and population(memory) > 1 and engine.selection.threshold is None):
+        return Shared(stream, None)
     one = memory._replace(evolved=jax.tree.map(lambda x: x[:1], memory.evolved))
 
-    def window(stream: Stream, tokens: Array, lengths: Array, begin: Array | int) -> Stream:
-        counts = jnp.clip(lengths - begin, 0, tokens.shape[1])
-        return _scan_chunks(engine, params, stream, tokens, counts, schedule, layout.kept)
-
-    def settle(memory: Parameters, stream: Stream, lengths: Array, begin: Array | int) -> Stream:
-        """The update at the end of a window, for the rows that have tokens in it."""
-        due = lengths > begin if schedule.flush else stream.window >= interval
-        return compress(engine, memory, stream, budget, layout, due=due)
-
-    def columns(tokens: Array, place: Array) -> tuple[Array, Array]:
-        begin = place * interval
-        return jax.lax.dynamic_slice_in_dim(tokens, begin, interval, axis=1), begin
-
-    def together(place: Array, stream: Stream) -> Stream:
+    def window(place: Array, stream: Stream) -> Stream:
         """One candidate's update stands for all of them: it drops nothing."""
-        part, begin = columns(context, place + 1)
-        return window(settle(one, stream, lengths, begin - interval), part, lengths, begin)
+        part, begin = _columns(context, place, interval)
+        stream = _settle(engine, one, stream, lengths, begin - interval, budget, schedule, layout)
+        return _window(engine, params, stream, part, lengths, begin, schedule)
 
-    def apart(place: Array, stream: Stream) -> Stream:
-        part, begin = columns(rows, place + 1)
-        return settle(memory, window(stream, part, row_lengths, begin), row_lengths, begin)
+    alike = jnp.minimum(jnp.min(budget) // interval, full)
+    stream = relayout(stream, Layout(0, layout.window), layout)
+    return Shared(jax.lax.fori_loop(0, alike, window, stream), alike)
 
-    if schedule.flush and not sharing:
-        alike, stream = 0, compress(engine, memory, stream, budget, layout)
+
+def read_apart(
+    engine: Engine, params: Params, memory: Parameters, shared: Shared, context: Array, lengths: Array, budget: Array,
+    schedule: Schedule,
+) -> Stream:
+    """The rest of the contexts, for every candidate by itself (arguments and result as for `prefill`)."""
+    interval, width = schedule.interval, context.shape[1]
+    first, full, layout = _places(width, schedule)
+    settle = partial(_settle, engine, memory, budget=budget, schedule=schedule, layout=layout)
+    rows, row_lengths = tile_rows((context, lengths), population(memory))
+    stream, alike = shared
+
+    def window(place: Array, stream: Stream) -> Stream:
+        part, begin = _columns(rows, place, interval)
+        return settle(_window(engine, params, stream, part, row_lengths, begin, schedule), row_lengths, begin)
+
+    if alike is not None:
+        stream = settle(stream, lengths, alike * interval)
+    elif schedule.flush:
+        stream = compress(engine, memory, stream, budget, layout)
     else:
-        stream = relayout(stream, Layout(0, layout.window), layout)
-        alike = jnp.minimum(jnp.min(budget) // interval, full) if sharing else 0
-        if sharing:
-            stream = jax.lax.fori_loop(0, alike, together, stream)
-        stream = settle(memory, stream, lengths, alike * interval)
+        stream = settle(relayout(stream, Layout(0, layout.window), layout), lengths, 0)
     if full:
-        stream = jax.lax.fori_loop(alike, full, apart, stream)
+        stream = jax.lax.fori_loop(0 if alike is None else alike, full, window, stream)
     begin = first + full * interval
     if begin < width:
-        stream = settle(memory, window(stream, rows[:, begin:], row_lengths, begin), row_lengths, begin)
+        stream = _window(engine, params, stream, rows[:, begin:], row_lengths, begin, schedule)
+        stream = settle(stream, row_lengths, begin)
     return stream
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,11 @@ POCKET = PRETRAINED / "pocket"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*"]
 HUB_FILES += ["special_tokens_map.json", "chat_template.jinja", "added_tokens.json", "vocab.json", "merges.txt"]
+MIXED = "mixed"  # the layers' matrices in bfloat16, all else in float32: CPUs multiply twice as fast, move as fast
 IGNORED = re.compile(r".*rotary_emb\.inv_freq")  # a buffer that old files carry; recomputed from the configuration
+
+
+HostType = DTypeLike | Literal["mixed"]
 
 
 class Host(NamedTuple):
@@ -56,11 +60,12 @@ class Tensors(Protocol):
 
 
 def load_host(
-    source: str | Path, *, dtype: DTypeLike = jnp.float32, rope: RopeSpec | None = None, tokenizer: bool = True
+    source: str | Path, *, dtype: HostType = jnp.float32, rope: RopeSpec | None = None, tokenizer: bool = True
 ) -> Host:
     """Load a Llama: `smollm2-135m`, `pocket`, a Hugging Face directory, a `*.gguf` file or a hub id `org/name`.
 
-    `dtype` is the parameters' type, `rope` replaces the model's RoPE rule, `tokenizer=False` leaves the tokenizer out.
+    `dtype` is the parameters' type, or "mixed" for the layers' matrices in bfloat16 and everything else, activations
+    and caches too, in float32. `rope` replaces the model's RoPE rule, `tokenizer=False` leaves the tokenizer out.
     Raises FileNotFoundError for a missing file or unknown source, ValueError for anything unsupported or damaged.
     """
     path = locate(source)
@@ -154,9 +159,24 @@ def parameter_shapes(spec: HostSpec) -> dict[str, tuple[int, ...]]:
     return out_in | biases | norms | vocabulary
 
 
-def read_params(tensors: Tensors, spec: HostSpec, dtype: DTypeLike) -> dict[str, Any]:
+def leaf_types(dtype: HostType) -> tuple[np.dtype, np.dtype]:
+    """Types of the layers' matrices and of all other parameters."""
+    if dtype == MIXED:
+        return jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
+    return jnp.dtype(dtype), jnp.dtype(dtype)
+
+
+def cast(params: dict[str, Any], dtype: HostType) -> dict[str, Any]:
+    """The parameters of a host in another type."""
+    matrices, others = leaf_types(dtype)
+    layers = {name: leaf.astype(matrices if leaf.ndim == 3 else others) for name, leaf in params["layers"].items()}
+    return {name: leaf.astype(others) for name, leaf in params.items() if name != "layers"} | {"layers": layers}
+
+
+def read_params(tensors: Tensors, spec: HostSpec, dtype: HostType) -> dict[str, Any]:
     """The parameter pytree of `hosts.llama`; names and shapes of all tensors are checked first."""
     outer, inner = parameter_names(spec)
+    matrices, others = leaf_types(dtype)
     _check_shapes(tensors, spec, outer, inner)
 
     def matrix(name: str, tensor: np.ndarray) -> np.ndarray:
@@ -164,12 +184,12 @@ def read_params(tensors: Tensors, spec: HostSpec, dtype: DTypeLike) -> dict[str,
 
     def stacked(name: str, pattern: str) -> jax.Array:
         first = matrix(name, tensors.read(pattern.format(0)))
-        stack = np.empty((spec.layers, *first.shape), dtype)
+        stack = np.empty((spec.layers, *first.shape), matrices if first.ndim == 2 else others)
         for layer in range(spec.layers):
             stack[layer] = first if layer == 0 else matrix(name, tensors.read(pattern.format(layer)))
         return jnp.asarray(stack)
 
-    params: dict[str, Any] = {name: jnp.asarray(matrix(name, tensors.read(key)), dtype) for name, key in outer.items()}
+    params: dict[str, Any] = {name: jnp.asarray(matrix(name, tensors.read(key)), others) for name, key in outer.items()}
     params["layers"] = {name: stacked(name, pattern) for name, pattern in inner.items()}
     return params
 

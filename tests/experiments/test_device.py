@@ -16,7 +16,7 @@ from experiments.device import DeviceConfig, device
 from experiments.device_times import Sizes, timings
 from experiments.objective import KEEP_ALL
 from experiments.recipes import RECIPES
-from experiments.run_config import PromptConfig
+from experiments.run_config import Precision, PromptConfig
 from hosts.llama import logits
 from hosts.stream import make_engine, read, start
 from hosts.weights import load_host
@@ -144,8 +144,9 @@ def test_changed_slots_are_counted() -> None:
 
 
 @pytest.mark.usefixtures("recipe")
-def test_bfloat16_is_timed() -> None:
-    run = replace(RECIPES["smollm2-ruler"], dtype="bfloat16")
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed"])
+def test_narrower_products_are_timed(dtype: Precision) -> None:
+    run = replace(RECIPES["smollm2-ruler"], dtype=dtype)
     limits, rows = timings(run, SMALL)
     assert len(rows) == 3 and limits.flops > 0
 

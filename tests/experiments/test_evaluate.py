@@ -80,6 +80,8 @@ def test_torch_gives_the_same_scores(source: PromptSource) -> None:
     assert len(jax) == 16 and jax == other
     with pytest.raises(ValueError, match="choose 'streaming'"):
         Evaluator(source, memories, replace(use, mode="recorded"), other=engines[1])
+    with pytest.raises(ValueError, match="dtype is 'mixed'"):
+        TorchEngine(source.host.spec.name, "mixed")
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Gemma"])

@@ -164,8 +164,16 @@ def test_every_seed_has_training_prompts_of_its_own(tiny: str, tmp_path: Path) -
     assert np.ptp(starts, axis=0).max() > 0
 
 
-def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [2, 16])
+@pytest.mark.parametrize("mode", ["recorded", "streaming"])
+def test_population_members_score_as_they_do_alone(
+    mode: str, rows: int, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In groups of a candidate and together."""
+    monkeypatch.setattr("experiments.objective.CPU_ROWS", rows)
+    jax.clear_caches()
     config = small(tiny)
+    config = replace(config, use=replace(config.use, mode=mode))
     host = load_host(tiny)
     runner = starting_runner(config, host, tmp_path)
     rng = np.random.default_rng()
@@ -176,6 +184,10 @@ def test_population_members_score_as_they_do_alone(tiny: str, tmp_path: Path) ->
     assert np.ptp(together.grade[:, 0]) > 0 and exact.shape == grade.shape == (2,)
     backwards, _, _ = runner.score(jax.tree.map(lambda x: x[::-1], population), "train", [1, 0])
     np.testing.assert_allclose(together.grade, backwards.grade[::-1, ::-1], atol=1e-4)
+    for i in range(4):
+        alone, _, _ = runner.score(jax.tree.map(lambda x, i=i: x[i : i + 1], population), "train", [0, 1])
+        for got, want in zip(alone, together, strict=True):
+            np.testing.assert_allclose(got[0], want[i], atol=1e-4)
 
 
 def test_hosts_of_a_stage_score_the_same_candidates(tiny: str, tmp_path: Path) -> None:

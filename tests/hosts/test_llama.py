@@ -12,7 +12,7 @@ import torch
 
 from hosts.llama import forward
 from hosts.spec import RopeSpec
-from hosts.weights import Host, load_host
+from hosts.weights import Host, cast, load_host
 from tests.tiny import save_host, tiny_llama
 
 ORIGINAL = {"original_max_position_embeddings": 32}
@@ -108,10 +108,18 @@ def test_jit_changes_nothing(tiny: Host) -> None:
 
 def test_bfloat16_parameters_give_close_float32_logits(tiny: Host) -> None:
     tokens = random_tokens(2, 40)
-    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny.params)
+    narrow = cast(tiny.params, jnp.bfloat16)
     got, exact = run(replace_params(tiny, narrow), tokens), run(tiny, tokens)
     assert got.dtype == np.float32
     assert np.abs(got - exact).mean() < 0.05 * np.abs(exact).mean()
+
+
+def test_mixed_parameters_give_closer_ones(tiny: Host) -> None:
+    tokens = random_tokens(2, 40)
+    exact = run(tiny, tokens)
+    mixed, narrow = (run(replace_params(tiny, cast(tiny.params, dtype)), tokens) for dtype in ("mixed", jnp.bfloat16))
+    assert mixed.dtype == np.float32 and np.abs(mixed - exact).max() > 0
+    assert np.abs(mixed - exact).mean() < np.abs(narrow - exact).mean()
 
 
 def replace_params(host: Host, params: dict[str, Any]) -> Host:

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from hosts import smollm2, weights
-from hosts.weights import Host, list_hosts, load_host
+from hosts.weights import Host, cast, list_hosts, load_host
 from tests.tiny import save_host, tiny_llama
 
 NO_TORCH = """
@@ -71,6 +71,16 @@ def test_bfloat16_files_and_parameters(tmp_path: Path) -> None:
     wide, narrow = load_host(stored), load_host(stored, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow.params)} == {np.dtype("bfloat16")}
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32)), wide.params, narrow.params)
+
+
+def test_mixed_parameters_are_narrow_in_the_matrices_alone(directory: Path) -> None:
+    wide, mixed = load_host(directory), load_host(directory, dtype="mixed")
+    narrow = {name for name, leaf in mixed.params["layers"].items() if leaf.dtype == jnp.bfloat16}
+    assert narrow == {"query", "key", "value", "output", "gate", "up", "down"}  # no norms, no biases
+    assert {leaf.dtype for name, leaf in mixed.params.items() if name != "layers"} == {np.dtype("float32")}
+    for made in (cast(wide.params, "mixed"), cast(wide.params, jnp.bfloat16)):
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(b.dtype), b), wide.params, made)
+    jax.tree.map(np.testing.assert_array_equal, mixed.params, cast(wide.params, "mixed"))
 
 
 def test_end_tokens_of_both_files_count(directory: Path) -> None:
