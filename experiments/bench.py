@@ -62,6 +62,10 @@ class BenchConfig:
     dtype: Precision = "float32"
     folder: Path = Path("runs/bench")
 
+    def __post_init__(self) -> None:
+        if not 0 < self.budget <= 1:
+            raise ValueError(f"budget is {self.budget}; expected a share of the context, above 0 and at most 1")
+
 
 @dataclass(frozen=True)
 class Ratio:

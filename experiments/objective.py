@@ -27,7 +27,7 @@ from namm.selection import SelectionConfig
 
 FULL = "keep-all"  # the policy that is the host's own full cache
 KEEP_ALL = SelectionConfig(threshold=None)
-CPU_ROWS = 16  # candidates x prompts at once: with SmolLM2 on two cores 32 take an eighth more time a row than 8
+CPU_ROWS = 16  # candidates x prompts at once; on two cores 32 take SmolLM2 a tenth more time a row, 8 the pocket host
 
 
 class Outcome(NamedTuple):

@@ -87,8 +87,9 @@ class RunConfig:
     (see `experiments.directions`). candidates: scored at once (memory
     bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache
     read them, that are kept in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory
-    carries); 0 for none. seed: of the search and of its training prompts. time_limit: seconds of search; what
-    validated best until then is saved and compared, and the same command goes on.
+    carries); 0 for none. dtype: of the hosts' parameters, see `hosts.weights.load_host`. seed: of the search and of its
+    training prompts. time_limit: seconds of search; what validated best until then is saved and compared, and the
+    same command goes on.
     """
 
     name: str

@@ -28,7 +28,6 @@ HUB_FILES += ["special_tokens_map.json", "chat_template.jinja", "added_tokens.js
 MIXED = "mixed"  # the layers' matrices in bfloat16, all else in float32: CPUs multiply twice as fast, move as fast
 IGNORED = re.compile(r".*rotary_emb\.inv_freq")  # a buffer that old files carry; recomputed from the configuration
 
-
 HostType = DTypeLike | Literal["mixed"]
 
 
