@@ -16,9 +16,10 @@ from experiments.prompts import Budget, PromptSource, budget_label
 from experiments.summary import WHOLE
 from experiments.tasks.encoding import Batch
 from experiments.trace import HELD, ORIGIN, TRACED, Traced
+from hosts.answering import falls_due, settled
 from hosts.decoding import Decoding, advance, finish, start_decoding
 from hosts.llama import Params
-from hosts.rollout import Schedule, falls_due, prefill, record, settled
+from hosts.rollout import Schedule, prefill, record
 from hosts.stream import Engine, Stream, compress, make_engine, tile_rows, unwatched
 from hosts.weights import Host
 from namm.artefact import Memory

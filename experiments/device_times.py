@@ -15,8 +15,9 @@ from experiments.costs import Cost, forward_cost, rollout_cost, update_cost
 from experiments.objective import FULL, KEEP_ALL
 from experiments.run_config import RunConfig
 from experiments.training import warm_started
+from hosts.answering import settled
 from hosts.decoding import generate
-from hosts.rollout import Schedule, prefill, settled
+from hosts.rollout import Schedule, prefill
 from hosts.stream import Stream, compress, make_engine, unwatched
 from hosts.weights import Host, load_host
 from namm.artefact import Memory, make

@@ -21,8 +21,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from experiments.objective import KEEP_ALL
 from experiments.recordings import Record, stack
 from experiments.tasks.encoding import Batch
+from hosts.answering import join, make_room, settled
 from hosts.llama import Params
-from hosts.rollout import join, make_room, settled
 from hosts.stream import Engine, Stream, read
 from namm.artefact import Memory
 from namm.content import standardise

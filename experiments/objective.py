@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from experiments.prompts import Budget, PromptSource, resolve_budget
 from experiments.tasks.encoding import Batch
+from hosts.answering import Likelihood, likelihood, settled
 from hosts.llama import Params
-from hosts.rollout import Likelihood, Schedule, likelihood, read_apart, read_together, settled
+from hosts.rollout import Schedule, read_apart, read_together
 from hosts.stream import Engine, Stream, compress, make_engine, population, tile_rows, unwatched
 from namm.artefact import Memory
 from namm.contract import NO_PARAMETERS, Parameters

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from hosts.answering import extend, make_room
 from hosts.llama import Params, logits
-from hosts.rollout import Schedule, extend, make_room
+from hosts.rollout import Schedule
 from hosts.stream import Engine, Stream
 from namm.cache import SlotCache
 from namm.contract import Parameters

@@ -1,4 +1,4 @@
-"""Prompts through a frozen host under a memory: prefill with updates every `interval` tokens, then answers.
+"""Contexts through a frozen host under a memory: prefill with updates every `interval` tokens.
 
 Two ways to use a memory share all code here. Streaming: `prefill` evicts while the context is read, as in use.
 Recorded: `record` reads the context once with the full cache, `compress` evicts from the record for any number of
@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from hosts.llama import Params, logits
-from hosts.stream import Engine, Stream, compress, population, read, relayout, start, tile_rows, unwatched
-from namm.cache import SlotCache
+from hosts.llama import Params
+from hosts.stream import Engine, Stream, compress, population, read, relayout, start, tile_rows
 from namm.contract import Parameters
 from namm.memory import Layout
 
@@ -33,19 +32,6 @@ class Schedule(NamedTuple):
     chunk: int
     kept: int
     flush: bool = True
-
-
-def settled(kept: int) -> Schedule:
-    """The schedule of a cache that is judged no more: an interval that no answer fills."""
-    return Schedule(interval=2**30, chunk=1, kept=kept)
-
-
-class Likelihood(NamedTuple):
-    """Teacher-forced scoring of a target: log p of each token (nats), whether greedy decoding would choose it, mask."""
-
-    log_probability: Float[Array, "batch target"]
-    greedy: Bool[Array, "batch target"]
-    valid: Bool[Array, "batch target"]
 
 
 def left_to_right(
@@ -208,91 +194,3 @@ def read_apart(
         stream = _window(engine, params, stream, rows[:, begin:], row_lengths, begin, schedule)
         stream = settle(stream, row_lengths, begin)
     return stream
-
-
-def extend(
-    engine: Engine,
-    params: Params,
-    memory: Parameters,
-    stream: Stream,
-    tokens: Int[Array, "batch query"],
-    counts: Int[Array, " batch"],
-    budget: Int[Array, " prompt"],
-    schedule: Schedule,
-    layout: Layout,
-    past: SlotCache | None,
-) -> tuple[Stream, Float[Array, "batch query hidden"]]:
-    """Read a question (or one decoded token) behind the context (see `make_room` for `past`).
-
-    Without `past`, an update follows in the rows whose window is full.
-    """
-    offset, watched = layout.kept + stream.window, past is None
-    stream, hidden = read(engine, params, stream, tokens, counts, offset, observe=watched, past=past)
-    if watched:
-        due = stream.window >= schedule.interval
-        stream = jax.lax.cond(
-            jnp.any(due),
-            lambda s: compress(engine, memory, s, budget, layout, due=due),
-            lambda s: s,
-            stream,
-        )
-    return stream, hidden
-
-
-def falls_due(schedule: Schedule, window: int, question: int, steps: int) -> bool:
-    """Whether an update can fall due while a question is read and answered; `window`: slots behind the kept ones."""
-    pending = 0 if schedule.flush else window
-    return pending + question + steps >= schedule.interval
-
-
-def make_room(
-    stream: Stream, schedule: Schedule, question: int, steps: int
-) -> tuple[Stream, SlotCache | None, Layout]:
-    """The stream with slots for question and answer, and the slots of the context where no update can fall due there.
-
-    Those are only read from then on: a decoding step would otherwise copy them, which takes longer than to read them.
-    """
-    window = stream.cache.keys.shape[3] - schedule.kept
-    if falls_due(schedule, window, question, steps):
-        layout = Layout(schedule.kept, schedule.interval + question)
-        return relayout(stream, Layout(schedule.kept, window), layout), None, layout
-    layout = Layout(0, question + steps)
-    tail = jax.tree.map(lambda x: jnp.zeros((*x.shape[:3], layout.window, *x.shape[4:]), x.dtype), stream.cache)
-    return unwatched(stream)._replace(cache=tail), stream.cache, layout
-
-
-def likelihood(
-    engine: Engine,
-    params: Params,
-    memory: Parameters,
-    stream: Stream,
-    question: Int[Array, "batch query"],
-    question_length: Int[Array, " batch"],
-    target: Int[Array, "batch target"],
-    target_length: Int[Array, " batch"],
-    budget: Int[Array, " prompt"],
-    schedule: Schedule,
-) -> Likelihood:
-    """Teacher-forced scoring of targets after questions; batch = rows of the stream. The head runs on targets alone."""
-    steps = target.shape[1]
-    tokens = join(question, question_length, target, target_length)
-    stream, past, layout = make_room(stream, schedule, tokens.shape[1], 0)
-    counts = question_length + target_length - 1
-    _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, past)
-    columns = question_length[:, None] - 1 + jnp.arange(steps)
-    states = jnp.take_along_axis(hidden, jnp.minimum(columns, tokens.shape[1] - 1)[..., None], axis=1)
-    scores = logits(params, engine.spec, states)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), target[..., None], axis=-1)[..., 0]
-    valid = jnp.arange(steps) < target_length[:, None]
-    return Likelihood(jnp.where(valid, chosen, 0.0), (jnp.argmax(scores, axis=-1) == target) & valid, valid)
-
-
-def join(
-    question: Array, question_length: Array, target: Array, target_length: Array
-) -> Int[Array, "batch query"]:
-    """Question and target without its last token, side by side in each row."""
-    width = question.shape[1] + target.shape[1] - 1
-    columns = jnp.arange(width)
-    padded = jnp.pad(question, ((0, 0), (0, target.shape[1] - 1)))
-    place = jnp.clip(columns - question_length[:, None], 0, target.shape[1] - 1)
-    return jnp.where(columns < question_length[:, None], padded, jnp.take_along_axis(target, place, axis=1))

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hosts.answering import settled
 from hosts.decoding import LEAST, advance, finish, generate, keep_rows, start_decoding
-from hosts.rollout import record, settled
+from hosts.rollout import record
 from hosts.stream import make_engine, unwatched
 from namm.artefact import training_free
 from namm.contract import NO_PARAMETERS

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hosts.answering import likelihood
 from hosts.decoding import generate
 from hosts.llama import forward
-from hosts.rollout import Schedule, left_to_right, likelihood, prefill, record
+from hosts.rollout import Schedule, left_to_right, prefill, record
 from hosts.stream import Stream, compress, make_engine
 from namm.artefact import Memory, training_free
 from namm.contract import NO_PARAMETERS, Parameters, PolicyState
