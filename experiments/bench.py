@@ -50,8 +50,9 @@ class BenchConfig:
     candidates batched over shared weights against one at a time; update = share of the memory in a rollout; recorded =
     recorded against streaming scoring; search = one candidate and prompt at a time, writing answers as the original
     does or scoring the target, against either way of scoring a generation; evaluation = prompts one at a time against
-    batches; state = carried bytes; strategy = ask and tell; peak = memory of a long rollout. budget: share of the
-    context that is kept in search. dtype: of the host in host, window, update, recorded, search and evaluation.
+    batches; state = carried bytes; strategy = ask and tell; peak = memory of a long rollout. budget, interval: in
+    search, the share of the context that is kept and the tokens between updates (None: each memory's own). dtype: of
+    the host in host, window, update, recorded, search and evaluation.
     """
 
     parts: tuple[Part, ...] = get_args(Part)
@@ -59,12 +60,15 @@ class BenchConfig:
     rounds: int = 5
     length: int = 1024
     budget: float = 0.25
+    interval: int | None = None
     dtype: Precision = "float32"
     folder: Path = Path("runs/bench")
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 1:
             raise ValueError(f"budget is {self.budget}; expected a share of the context, above 0 and at most 1")
+        if self.interval is not None and self.interval < 1:
+            raise ValueError(f"interval is {self.interval}; expected 1 or more tokens")
 
 
 @dataclass(frozen=True)
@@ -207,11 +211,12 @@ def _recorded_ratio(host: Host, memory: Memory, length: int, rounds: int) -> Rat
     return Ratio(what, "10", a, b, ratio)
 
 
-def bench_search(host: Host, length: int, budget: float, rounds: int) -> list[Ratio]:
+def bench_search(host: Host, length: int, budget: float, interval: int | None, rounds: int) -> list[Ratio]:
     """Seconds a candidate and prompt: the paper's memory and a score for every head."""
-    sets = replace(smollm2_heads.CONFIG.memory.scorer, sets=(host.spec.layers, host.spec.kv_heads))
-    heads = make("a linear score a head", replace(smollm2_heads.CONFIG.memory, scorer=sets))
-    paper = namm_memory(MemoryConfig().interval)
+    own = smollm2_heads.CONFIG.memory
+    sets = replace(own.scorer, sets=(host.spec.layers, host.spec.kv_heads))
+    heads = make("a linear score a head", replace(own, scorer=sets, interval=interval or own.interval))
+    paper = namm_memory(interval or MemoryConfig().interval)
     return [row for memory in (paper, heads) for row in _search_ratios(host, memory, length, budget, rounds)]
 
 
@@ -357,7 +362,7 @@ def bench(config: BenchConfig, console: Console) -> list[Ratio]:
         "population": lambda: bench_population(load_host("pocket"), config.rounds),
         "update": lambda: bench_update(host, config.length, config.rounds),
         "recorded": lambda: bench_recorded(host, config.length, config.rounds),
-        "search": lambda: bench_search(host, config.length, config.budget, config.rounds),
+        "search": lambda: bench_search(host, config.length, config.budget, config.interval, config.rounds),
         "evaluation": lambda: bench_evaluation(host, config.length, config.rounds),
         "state": lambda: bench_state(host),
         "strategy": lambda: bench_strategy(config.rounds),

@@ -20,6 +20,13 @@ class Cost(NamedTuple):
         return max(self.flops / flops, self.bytes / bandwidth)
 
 
+class Entry(NamedTuple):
+    """Bytes of a number: in the layers' matrices, and in the embedding and caches ("mixed" has smaller matrices)."""
+
+    matrix: int
+    other: int
+
+
 def layer_weights(spec: HostSpec) -> int:
     """Entries of one layer's matrices."""
     attention = 2 * spec.hidden * spec.head_dim * (spec.query_heads + spec.kv_heads)
@@ -31,16 +38,17 @@ def slot_size(spec: HostSpec, itemsize: int) -> int:
     return 2 * spec.layers * spec.kv_heads * spec.head_dim * itemsize
 
 
-def forward_cost(spec: HostSpec, rows: int, tokens: int, slots: int, itemsize: int, head: bool = False) -> Cost:
-    """One pass of `rows` sequences with `tokens` new tokens each over `slots` slots."""
-    weights = spec.layers * layer_weights(spec) + head * spec.vocabulary * spec.hidden
+def forward_cost(spec: HostSpec, rows: int, tokens: int, slots: int, entry: Entry, head: bool = False) -> Cost:
+    """One pass of `rows` sequences with `tokens` new tokens each over `slots` slots; `head` for the logits too."""
+    matrices, embedding = spec.layers * layer_weights(spec), head * spec.vocabulary * spec.hidden
     attention = 4 * spec.layers * spec.query_heads * spec.head_dim * slots
-    flops = rows * tokens * (2 * weights + attention)
-    return Cost(flops, weights * itemsize + rows * slots * slot_size(spec, itemsize))
+    flops = rows * tokens * (2 * (matrices + embedding) + attention)
+    held = matrices * entry.matrix + embedding * entry.other
+    return Cost(flops, held + rows * slots * slot_size(spec, entry.other))
 
 
 def rollout_cost(
-    spec: HostSpec, candidates: int, prompts: int, length: int, interval: int, chunk: int, kept: int, itemsize: int
+    spec: HostSpec, candidates: int, prompts: int, length: int, interval: int, chunk: int, kept: int, entry: Entry
 ) -> Cost:
     """Reading prompts of `length` tokens: what comes before anything is dropped once a prompt, the rest for every
     candidate (see `hosts.rollout.prefill`)."""
@@ -50,7 +58,7 @@ def rollout_cost(
     parts += [(candidates * prompts, length - alike, kept + interval)]
     flops = moved = 0.0
     for rows, tokens, slots in parts:
-        one = forward_cost(spec, rows, chunk, slots, itemsize)
+        one = forward_cost(spec, rows, chunk, slots, entry)
         flops += one.flops * tokens / chunk
         moved += one.bytes * tokens / chunk
     return Cost(flops, moved)

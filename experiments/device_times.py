@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.bench import laps
-from experiments.costs import Cost, forward_cost, rollout_cost, update_cost
+from experiments.costs import Cost, Entry, forward_cost, rollout_cost, update_cost
 from experiments.objective import FULL, KEEP_ALL
 from experiments.run_config import RunConfig
 from experiments.training import warm_started
@@ -76,7 +76,8 @@ def random_memory(run: RunConfig) -> Memory:
 def timings(run: RunConfig, sizes: Sizes) -> tuple[Limits, list[Timing]]:
     """Rollout of a population, one update of all its rows, one decoding step, against the limits."""
     host = load_host(run.host, dtype=run.dtype, rope=run.rope)
-    itemsize = host.params["embedding"].dtype.itemsize  # of the caches; in "mixed" the matrices take half of it
+    kinds = (host.params["layers"]["query"].dtype, host.params["embedding"].dtype)
+    entry = Entry(*(kind.itemsize for kind in kinds))
     spec, memory = host.spec, random_memory(run)
     pop, prompts, length, kept = sizes.candidates, sizes.prompts, sizes.length, sizes.length // KEPT
     engine = make_engine(spec, memory.policy, memory.selection, length)
@@ -85,11 +86,11 @@ def timings(run: RunConfig, sizes: Sizes) -> tuple[Limits, list[Timing]]:
     many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, pop, axis=0), many.evolved), many.frozen)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, spec.vocabulary, (prompts, length)), jnp.int32)
     counts, budget = jnp.full(prompts, length, jnp.int32), jnp.full(prompts, kept, jnp.int32)
-    limits = measure_limits(host.params["layers"]["query"].dtype, sizes.rounds)
+    limits = measure_limits(kinds[0], sizes.rounds)
 
     roll = jax.jit(partial(prefill, engine, schedule=schedule))
     taken = _seconds(lambda: roll(host.params, many, tokens, counts, budget, key=jax.random.key(0)), sizes.rounds)
-    cost = rollout_cost(spec, pop, prompts, length, memory.interval, schedule.chunk, kept, itemsize)
+    cost = rollout_cost(spec, pop, prompts, length, memory.interval, schedule.chunk, kept, entry)
     what = f"rollout of {pop} candidates x {prompts} prompts of {length} tokens, {rows * length / taken:.4g} tokens/s"
     found = [_timing(what, taken, cost, limits)]
 
@@ -97,12 +98,12 @@ def timings(run: RunConfig, sizes: Sizes) -> tuple[Limits, list[Timing]]:
     layout = Layout(kept, memory.interval)
     evict = jax.jit(lambda memory, stream, budget: compress(engine, memory, stream, budget, layout))
     taken = _seconds(lambda: evict(many, stream, budget), sizes.rounds)
-    cost = update_cost(spec, rows, layout.slots, kept, itemsize, _state_bytes(memory, host))
+    cost = update_cost(spec, rows, layout.slots, kept, entry.other, _state_bytes(memory, host))
     found.append(_timing(f"memory update of {rows} rows of {layout.slots} slots", taken, cost, limits))
 
     step = _decoder(host, unwatched(stream), kept, sizes.steps)
     taken = _seconds(step, sizes.rounds) / sizes.steps
-    cost = forward_cost(spec, rows, 1, kept, itemsize, head=True)
+    cost = forward_cost(spec, rows, 1, kept, entry, head=True)
     found.append(_timing(f"decoding step of {rows} rows over {kept} slots", taken, cost, limits))
     return limits, found
 

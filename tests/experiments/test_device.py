@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from experiments import device as module
-from experiments.costs import Cost, forward_cost, layer_weights, rollout_cost, slot_size, update_cost
+from experiments.costs import Cost, Entry, forward_cost, layer_weights, rollout_cost, slot_size, update_cost
 from experiments.device import DeviceConfig, device
 from experiments.device_times import Sizes, timings
 from experiments.objective import KEEP_ALL
@@ -64,25 +64,27 @@ def test_operations_are_those_that_xla_counts(tiny: str, monkeypatch: pytest.Mon
         return logits(params, host.spec, read(engine, params, stream, tokens, counts, 0)[1])
 
     counted = jax.jit(reading).lower(host.params).compile().cost_analysis()
-    ours = forward_cost(host.spec, 2, length, length, 4, head=True)
+    ours = forward_cost(host.spec, 2, length, length, Entry(4, 4), head=True)
     assert 1.0 <= counted["flops"] / ours.flops < 1.2
     sizes = sum(x.size for name, x in host.params["layers"].items() if "norm" not in name)
     assert layer_weights(host.spec) == sizes
 
 
 def test_bytes_and_rollouts_add_up(tiny: str) -> None:
-    spec = load_host(tiny).spec
+    spec, full = load_host(tiny).spec, Entry(4, 4)
     assert slot_size(spec, 4) == 2 * spec.kv_heads * spec.head_dim * 4 * spec.layers
-    step = forward_cost(spec, 3, 1, 100, 2)
-    assert step.bytes == 2 * layer_weights(spec) + 3 * 100 * slot_size(spec, 2)
+    step, mixed = (forward_cost(spec, 3, 1, 100, entry, head=True) for entry in (Entry(2, 2), Entry(2, 4)))
+    matrices, embedding, slots = spec.layers * layer_weights(spec), spec.vocabulary * spec.hidden, 3 * 100
+    assert step.bytes == 2 * (matrices + embedding) + slots * slot_size(spec, 2)
+    assert mixed.bytes == 2 * matrices + 4 * embedding + slots * slot_size(spec, 4)
     assert update_cost(spec, 5, 10, 4, 4, 7).bytes == 5 * 18 * (slot_size(spec, 4) + spec.kv_heads * 7)
-    alone = rollout_cost(spec, 1, 2, 512, 512, 128, 64, 4)
-    assert alone == rollout_cost(spec, 9, 2, 512, 512, 128, 64, 4)  # the first window is read once
-    more = rollout_cost(spec, 9, 2, 1024, 512, 128, 64, 4)
-    one = forward_cost(spec, 18, 512, 64 + 512, 4)
+    alone = rollout_cost(spec, 1, 2, 512, 512, 128, 64, full)
+    assert alone == rollout_cost(spec, 9, 2, 512, 512, 128, 64, full)  # the first window is read once
+    more = rollout_cost(spec, 9, 2, 1024, 512, 128, 64, full)
+    one = forward_cost(spec, 18, 512, 64 + 512, full)
     assert more.flops - alone.flops == pytest.approx(one.flops)
-    roomy = [rollout_cost(spec, candidates, 2, 2048, 512, 128, 600, 4).flops for candidates in (1, 9)]
-    apart = forward_cost(spec, 16, 1024, 600 + 512, 4)  # two windows that come after the budget is full
+    roomy = [rollout_cost(spec, candidates, 2, 2048, 512, 128, 600, full).flops for candidates in (1, 9)]
+    apart = forward_cost(spec, 16, 1024, 600 + 512, full)  # two windows that come after the budget is full
     assert roomy[1] - roomy[0] == pytest.approx(apart.flops)
     assert Cost(100.0, 10.0).seconds(50.0, 1.0) == 10.0
 
