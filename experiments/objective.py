@@ -19,7 +19,7 @@ from experiments.tasks.encoding import Batch
 from hosts.answering import Likelihood, likelihood, settled
 from hosts.llama import Params
 from hosts.rollout import Schedule, read_apart, read_together
-from hosts.stream import Engine, Stream, compress, make_engine, population, tile_rows, unwatched
+from hosts.stream import Engine, Stream, compress, make_engine, population, take_rows, tile_rows, unwatched
 from namm.artefact import Memory
 from namm.contract import NO_PARAMETERS, Parameters
 from namm.memory import Layout
@@ -99,13 +99,13 @@ def score_recorded(
 ) -> Outcome:
     """Every candidate evicts from the records, then answers."""
 
-    def score(memory: Parameters) -> Outcome:
-        pop = population(memory)
+    def score(memory: Parameters, some: tuple[Stream, Batch, Array]) -> Outcome:
+        pop, (stream, prompt, budget) = population(memory), some
         small = compress(engine, memory, stream, budget, Layout(kept, 0))
         exact, grade = summarise(full_answer(engine, params, small, tile_rows(prompt, pop), kept), pop)
         return Outcome(exact, grade, kept_share(small, pop))
 
-    return _in_groups(score, memory, len(budget))
+    return _in_groups(score, memory, (stream, prompt, budget))
 
 
 @partial(jax.jit, static_argnums=(0, 5))
@@ -116,30 +116,55 @@ def score_streaming(
     context = prompt.context, prompt.context_length
     shared = read_together(engine, params, memory, *context, budget, schedule, key)
 
-    def score(memory: Parameters) -> Outcome:
-        pop = population(memory)
-        stream = read_apart(engine, params, memory, shared, *context, budget, schedule)
+    def score(memory: Parameters, some: tuple[Stream, Batch, Array]) -> Outcome:
+        pop, (stream, prompt, budget) = population(memory), some
+        context = prompt.context, prompt.context_length
+        stream = read_apart(engine, params, memory, shared._replace(stream=stream), *context, budget, schedule)
         asked = tile_rows(prompt[2:], pop)
         answers = likelihood(engine, params, memory, stream, *asked, budget=budget, schedule=schedule)
         return Outcome(*summarise(answers, pop), kept_share(stream, pop))
 
-    return _in_groups(score, memory, len(budget))
+    return _in_groups(score, memory, (shared.stream, prompt, budget))
 
 
-def _in_groups(score: Callable[[Parameters], Outcome], memory: Parameters, prompts: int) -> Outcome:
-    """All candidates at once; on a CPU group after group, as its caches hold what a few rows need and no more."""
-    pop = population(memory)
-    size = max(n for n in range(1, pop + 1) if pop % n == 0 and n * prompts <= max(CPU_ROWS, prompts))
-    if size == pop:
-        return score(memory)
+def _in_groups(
+    score: Callable[[Parameters, tuple[Stream, Batch, Array]], Outcome],
+    memory: Parameters,
+    read: tuple[Stream, Batch, Array],
+) -> Outcome:
+    """All candidates and prompts at once; on a CPU group after group, as its caches hold what a few rows need.
+
+    A group has many candidates and few prompts: what the scorer sees of a prompt is worked out once a group.
+    """
+    pop, prompts = population(memory), len(read[2])
+    size = _divisor(pop, CPU_ROWS)
+    width = _divisor(prompts, CPU_ROWS // size)
+    if (size, width) == (pop, prompts):
+        return score(memory, read)
 
     def grouped(evolved: Any) -> Outcome:
         groups = jax.tree.map(lambda x: x.reshape(pop // size, size, *x.shape[1:]), evolved)
-        found = jax.lax.map(lambda group: score(memory._replace(evolved=group)), groups)
-        return jax.tree.map(lambda x: x.reshape(pop, prompts), found)
 
-    together = lambda evolved: score(memory._replace(evolved=evolved))  # noqa: E731
+        def answered(begin: Array) -> Outcome:
+            some = _prompts(read, begin + jnp.arange(width))
+            return jax.lax.map(lambda group: score(memory._replace(evolved=group), some), groups)
+
+        found = jax.lax.map(answered, jnp.arange(0, prompts, width))
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(pop, prompts), found)
+
+    together = lambda evolved: score(memory._replace(evolved=evolved), read)  # noqa: E731
     return jax.lax.platform_dependent(memory.evolved, cpu=grouped, default=together)
+
+
+def _divisor(count: int, limit: int) -> int:
+    """The largest divisor of a count within a limit."""
+    return max(n for n in range(1, count + 1) if count % n == 0 and n <= max(limit, 1))
+
+
+def _prompts(read: tuple[Stream, Batch, Array], rows: Array) -> tuple[Stream, Batch, Array]:
+    """Some prompts of a batch."""
+    stream, prompt, budget = read
+    return take_rows(stream, rows), Batch(*(jnp.asarray(x)[rows] for x in prompt)), budget[rows]
 
 
 def kept_share(stream: Stream, pop: int) -> Float[Array, "pop prompt"]:

@@ -13,6 +13,8 @@ from namm.cache import SlotCache
 from namm.contract import Parameters
 from namm.memory import Layout
 
+BLOCK = 32  # tokens at most of an answer's blocks, of which no more are read than its batch needs
+
 
 def settled(kept: int) -> Schedule:
     """The schedule of a cache that is judged no more: an interval that no answer fills."""
@@ -93,15 +95,37 @@ def likelihood(
     """Teacher-forced scoring of targets after questions; batch = rows of the stream. The head runs on targets alone."""
     steps = target.shape[1]
     tokens = join(question, question_length, target, target_length)
+    blocks = -(-tokens.shape[1] // BLOCK)
+    size = -(-tokens.shape[1] // blocks)
+    tokens = jnp.pad(tokens, ((0, 0), (0, blocks * size - tokens.shape[1])))
     stream, past, layout = make_room(stream, schedule, tokens.shape[1], 0)
     counts = question_length + target_length - 1
-    _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, past)
+    if past is None:
+        _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, past)
+    else:
+        hidden = _read_blocks(engine, params, stream, tokens, counts, size, past)
     columns = question_length[:, None] - 1 + jnp.arange(steps)
     states = jnp.take_along_axis(hidden, jnp.minimum(columns, tokens.shape[1] - 1)[..., None], axis=1)
     scores = logits(params, engine.spec, states)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), target[..., None], axis=-1)[..., 0]
     valid = jnp.arange(steps) < target_length[:, None]
     return Likelihood(jnp.where(valid, chosen, 0.0), (jnp.argmax(scores, axis=-1) == target) & valid, valid)
+
+
+def _read_blocks(
+    engine: Engine, params: Params, stream: Stream, tokens: Array, counts: Array, size: int, past: SlotCache
+) -> Float[Array, "batch query hidden"]:
+    """Hidden states of tokens behind a context that no update will touch, as many blocks as the longest row has."""
+
+    def block(index: Array, carry: tuple[Stream, Array]) -> tuple[Stream, Array]:
+        stream, hidden = carry
+        begin = index * size
+        part, seen = jax.lax.dynamic_slice_in_dim(tokens, begin, size, axis=1), jnp.clip(counts - begin, 0, size)
+        stream, new = read(engine, params, stream, part, seen, begin, observe=False, past=past)
+        return stream, jax.lax.dynamic_update_slice_in_dim(hidden, new, begin, axis=1)
+
+    hidden = jnp.zeros((*tokens.shape, engine.spec.hidden), stream.hidden.dtype)
+    return jax.lax.fori_loop(0, -(-jnp.max(counts) // size), block, (stream, hidden))[1]
 
 
 def join(

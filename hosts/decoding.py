@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int
 from hosts.answering import extend, make_room
 from hosts.llama import Params, logits
 from hosts.rollout import Schedule
-from hosts.stream import Engine, Stream
+from hosts.stream import Engine, Stream, take_rows
 from namm.cache import SlotCache
 from namm.contract import Parameters
 from namm.memory import Layout
@@ -127,6 +127,6 @@ def finish(run: Callable[[Decoding, int], Decoding], decoding: Decoding) -> Int[
 @jax.jit
 def keep_rows(decoding: Decoding, rows: Int[Array, " kept"]) -> Decoding:
     """The decoding of some rows alone."""
-    layered = jax.tree.map(lambda x: x[:, rows], (decoding.stream[:2], decoding.past))
-    rest = jax.tree.map(lambda x: x[rows], (decoding.stream[2:], decoding.done, decoding.limits, decoding.out))
-    return Decoding(Stream(*layered[0], *rest[0]), layered[1], decoding.length, *rest[1:])
+    past = jax.tree.map(lambda x: x[:, rows], decoding.past)
+    rest = jax.tree.map(lambda x: x[rows], (decoding.done, decoding.limits, decoding.out))
+    return Decoding(take_rows(decoding.stream, rows), past, decoding.length, *rest)

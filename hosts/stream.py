@@ -239,6 +239,12 @@ def tile_rows(tree: Any, pop: int) -> Any:
     return jax.tree.map(lambda x: jnp.tile(x, (pop,) + (1,) * (x.ndim - 1)), tree)
 
 
+def take_rows(stream: Stream, rows: Int[Array, " kept"]) -> Stream:
+    """Some sequences of a batch, in this order."""
+    layered, rest = jax.tree.map(lambda x: x[:, rows], stream[:2]), jax.tree.map(lambda x: x[rows], stream[2:])
+    return Stream(*layered, *rest)
+
+
 def unwatched(stream: Stream) -> Stream:
     """A stream that no policy watches any more: its cache as it stands."""
     return stream._replace(state=PolicyState({}, {}), window=jnp.zeros_like(stream.window))

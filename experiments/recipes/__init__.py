@@ -10,6 +10,7 @@ from experiments.recipes import (
     smollm2_mixed,
     smollm2_original,
     smollm2_ruler,
+    smollm2_threshold,
 )
 from experiments.run_config import RunConfig
 
@@ -24,6 +25,7 @@ RECIPES: dict[str, RunConfig] = {
         smollm2_original.CONFIG,
         smollm2_ruler.CONFIG,
         smollm2_general.CONFIG,
+        smollm2_threshold.CONFIG,
         pocket.CONFIG,
         *llama3_8b.CONFIGS,
     )
@@ -37,6 +39,7 @@ DESCRIPTIONS: dict[str, str] = {
     smollm2_original.CONFIG.name: "SmolLM2-135M with the paper's memory, search and threshold",
     smollm2_ruler.CONFIG.name: "SmolLM2-135M, `smollm2-heads` moved while it reads RULER, for an accelerator",
     smollm2_general.CONFIG.name: "SmolLM2-135M, an MLP for every head and while it reads, for an accelerator",
+    smollm2_threshold.CONFIG.name: "SmolLM2-135M, a score for every head with a threshold in place of a budget",
     pocket.CONFIG.name: "the pocket host, evicting while it reads, seconds on two cores",
     **{config.name: f"the paper's curriculum up to stage {i}" for i, config in enumerate(llama3_8b.CONFIGS, 1)},
 }

@@ -169,11 +169,11 @@ def test_every_seed_has_training_prompts_of_its_own(tiny: str, tmp_path: Path) -
 def test_population_members_score_as_they_do_alone(
     mode: str, rows: int, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In groups of a candidate and together."""
+    """In groups of two candidates and one prompt, and together."""
     monkeypatch.setattr("experiments.objective.CPU_ROWS", rows)
     jax.clear_caches()
     config = small(tiny)
-    config = replace(config, use=replace(config.use, mode=mode))
+    config = replace(config, use=replace(config.use, mode=mode), prompts=replace(config.prompts, batch=2))
     host = load_host(tiny)
     runner = starting_runner(config, host, tmp_path)
     rng = np.random.default_rng()

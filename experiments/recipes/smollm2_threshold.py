@@ -1,0 +1,33 @@
+"""SmolLM2-135M without a budget: the memory itself says how much stays, 13 numbers that all heads share evolved.
+
+Command: `namm evolve smollm2-threshold`. Hardware: two CPU cores.
+
+The original's rule (what scores above zero stays, heads of a layer keep equally many) over the linear score a head of
+`smollm2-heads` and how new a token is. Fitted first (see `experiments.fitted`), then moved by a change that all heads
+share, their common threshold among it, with one point of fitness for the whole cache: keeping more has to pay.
+"""
+
+from dataclasses import replace
+
+from evolve.fitness import FitnessConfig
+from evolve.strategy import SearchConfig
+from experiments.objective import FULL, UseConfig
+from experiments.recipes import smollm2_ruler
+from experiments.run_config import PromptConfig
+from namm.selection import SelectionConfig
+
+CONFIG = replace(
+    smollm2_ruler.CONFIG,
+    name="smollm2-threshold",
+    memory=replace(smollm2_ruler.CONFIG.memory, selection=SelectionConfig()),
+    start=None,
+    fit=64,
+    fit_share=0.18,
+    use=UseConfig(mode="recorded", budget=None, capacity=1024, chunk=128),
+    search=SearchConfig(algorithm="cma-es", population=16, sigma=0.1),
+    fitness=FitnessConfig(grade_weight=1.0, kept_weight=1.0),
+    prompts=PromptConfig(draw=24, pool=64, fresh=0, validation=40, held_out=24, streaming=24, batch=8),
+    candidates=0,
+    dtype="mixed",
+    policies=(FULL,),
+)
