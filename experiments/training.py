@@ -148,9 +148,10 @@ class StageRunner:
         )
 
     def validation(self, mean: PyTree) -> dict[str, float]:
-        """The mean of the distribution on held-back prompts; log-likelihood breaks the ties of exact matches."""
-        found = self.judge(mean, "validation", self.config.prompts.validation)
-        return {"score": found["exact"] + self.config.fitness.grade_weight * found["grade"], **found}
+        """The mean of the distribution on held-back prompts; what is kept costs as it does in the fitness."""
+        found, weights = self.judge(mean, "validation", self.config.prompts.validation), self.config.fitness
+        score = found["exact"] + weights.grade_weight * found["grade"] - weights.kept_weight * found["kept"]
+        return {"score": score, **found}
 
     def judge(self, mean: PyTree, split: Split, prompts: int) -> dict[str, float]:
         """Means over the first prompts of a split, the full cache's beside them."""
@@ -190,7 +191,7 @@ class HostsRunner:
         )
 
     def validation(self, mean: PyTree) -> dict[str, float]:
-        """The mean of the distribution on held-back prompts; log-likelihood breaks the ties of exact matches."""
+        """The mean of the distribution on held-back prompts (see `StageRunner.validation`)."""
         return self._means([runner.validation(mean) for runner in self.runners])
 
     def judge(self, mean: PyTree, split: Split, prompts: int) -> dict[str, float]:

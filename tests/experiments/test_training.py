@@ -11,6 +11,7 @@ from rich.console import Console
 
 import namm
 from evolve.curriculum import Stage
+from evolve.fitness import FitnessConfig
 from evolve.loop import Context
 from experiments.page import write_report
 from experiments.prompts import TaskMix, resolve_budget
@@ -188,6 +189,14 @@ def test_population_members_score_as_they_do_alone(
         alone, _, _ = runner.score(jax.tree.map(lambda x, i=i: x[i : i + 1], population), "train", [0, 1])
         for got, want in zip(alone, together, strict=True):
             np.testing.assert_allclose(got[0], want[i], atol=1e-4)
+
+
+def test_what_is_kept_counts_in_validation_as_in_the_fitness(tiny: str, tmp_path: Path) -> None:
+    config = small(tiny, fitness=FitnessConfig(grade_weight=0.3, kept_weight=0.5))
+    runner = starting_runner(config, load_host(tiny), tmp_path)
+    found = runner.validation(runner.memory.params.evolved)
+    assert found["kept"] > 0
+    assert found["score"] == pytest.approx(found["exact"] + 0.3 * found["grade"] - 0.5 * found["kept"])
 
 
 def test_hosts_of_a_stage_score_the_same_candidates(tiny: str, tmp_path: Path) -> None:
