@@ -9,8 +9,9 @@ import namm
 ROOT = Path(__file__).parents[2]
 
 
-def test_six_memories_ship() -> None:
-    names = {"contents", "pocket", "smollm2", "smollm2-heads", "smollm2-mixed", "smollm2-ruler"}
+def test_seven_memories_ship() -> None:
+    kinds = ("heads", "mixed", "ruler", "threshold")
+    names = {"contents", "pocket", "smollm2", *(f"smollm2-{kind}" for kind in kinds)}
     assert names <= set(namm.shipped())
 
 
