@@ -1,8 +1,8 @@
 """SmolLM2-135M without a budget: the memory itself says how much stays, 13 numbers that all heads share evolved.
 
 Claim: RULER is answered as often as with the full cache, with a quarter of it kept and nobody saying how much. Command:
-`namm evolve smollm2-threshold`. Hardware: two CPU cores; eight minutes until the search begins, some 80 s a generation. What
-ships is the mean after five (2026-11-27): 0.362 with 25.7% of 2,048 tokens, full cache 0.296, 1.22 times its score.
+`namm evolve smollm2-threshold`. Hardware: two CPU cores; eight minutes until the search begins, some 80 s a generation.
+What ships is the mean after five (2026-11-27): 0.362 with 25.7% of 2,048 tokens, 1.22 times the full cache's 0.296.
 
 The original's rule (what scores above zero stays, heads of a layer keep equally many) over the linear score a head of
 `smollm2-heads` and how new a token is. Fitted first (see `experiments.fitted`), then moved by a change that all heads
