@@ -158,7 +158,7 @@ def _in_groups(
 
 def _divisor(count: int, limit: int) -> int:
     """The largest divisor of a count within a limit."""
-    return max(n for n in range(1, count + 1) if count % n == 0 and n <= max(limit, 1))
+    return max(n for n in range(1, count + 1) if count % n == 0 and n <= limit)
 
 
 def _prompts(read: tuple[Stream, Batch, Array], rows: Array) -> tuple[Stream, Batch, Array]:
