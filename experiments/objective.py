@@ -30,6 +30,8 @@ FULL = "keep-all"  # the policy that is the host's own full cache
 KEEP_ALL = SelectionConfig(threshold=None)
 CPU_ROWS = 16  # candidates x prompts at once; on two cores 32 take SmolLM2 a tenth more time a row, 8 the pocket host
 
+Prompts = tuple[Stream, Batch, Array]  # what was read of a batch, the prompts themselves, tokens each may keep
+
 
 class Outcome(NamedTuple):
     """Per candidate and prompt: is greedy decoding the target, mean log-likelihood of a target token, kept share."""
@@ -99,7 +101,7 @@ def score_recorded(
 ) -> Outcome:
     """Every candidate evicts from the records, then answers."""
 
-    def score(memory: Parameters, some: tuple[Stream, Batch, Array]) -> Outcome:
+    def score(memory: Parameters, some: Prompts) -> Outcome:
         pop, (stream, prompt, budget) = population(memory), some
         small = compress(engine, memory, stream, budget, Layout(kept, 0))
         exact, grade = summarise(full_answer(engine, params, small, tile_rows(prompt, pop), kept), pop)
@@ -113,10 +115,9 @@ def score_streaming(
     engine: Engine, params: Params, memory: Parameters, prompt: Batch, budget: Array, schedule: Schedule, key: Array
 ) -> Outcome:
     """Every candidate evicts while the contexts are read, then answers."""
-    context = prompt.context, prompt.context_length
-    shared = read_together(engine, params, memory, *context, budget, schedule, key)
+    shared = read_together(engine, params, memory, prompt.context, prompt.context_length, budget, schedule, key)
 
-    def score(memory: Parameters, some: tuple[Stream, Batch, Array]) -> Outcome:
+    def score(memory: Parameters, some: Prompts) -> Outcome:
         pop, (stream, prompt, budget) = population(memory), some
         context = prompt.context, prompt.context_length
         stream = read_apart(engine, params, memory, shared._replace(stream=stream), *context, budget, schedule)
@@ -127,11 +128,7 @@ def score_streaming(
     return _in_groups(score, memory, (shared.stream, prompt, budget))
 
 
-def _in_groups(
-    score: Callable[[Parameters, tuple[Stream, Batch, Array]], Outcome],
-    memory: Parameters,
-    read: tuple[Stream, Batch, Array],
-) -> Outcome:
+def _in_groups(score: Callable[[Parameters, Prompts], Outcome], memory: Parameters, read: Prompts) -> Outcome:
     """All candidates and prompts at once; on a CPU group after group, as its caches hold what a few rows need.
 
     A group has many candidates and few prompts: what the scorer sees of a prompt is worked out once a group.
@@ -146,7 +143,7 @@ def _in_groups(
         groups = jax.tree.map(lambda x: x.reshape(pop // size, size, *x.shape[1:]), evolved)
 
         def answered(begin: Array) -> Outcome:
-            some = _prompts(read, begin + jnp.arange(width))
+            some = _some(read, begin + jnp.arange(width))
             return jax.lax.map(lambda group: score(memory._replace(evolved=group), some), groups)
 
         found = jax.lax.map(answered, jnp.arange(0, prompts, width))
@@ -161,10 +158,10 @@ def _divisor(count: int, limit: int) -> int:
     return max(n for n in range(1, count + 1) if count % n == 0 and n <= limit)
 
 
-def _prompts(read: tuple[Stream, Batch, Array], rows: Array) -> tuple[Stream, Batch, Array]:
+def _some(read: Prompts, rows: Array) -> Prompts:
     """Some prompts of a batch."""
     stream, prompt, budget = read
-    return take_rows(stream, rows), Batch(*(jnp.asarray(x)[rows] for x in prompt)), budget[rows]
+    return take_rows(stream, rows), Batch(*(x[rows] for x in prompt)), budget[rows]
 
 
 def kept_share(stream: Stream, pop: int) -> Float[Array, "pop prompt"]:
