@@ -14,6 +14,7 @@ from namm.contract import Parameters
 from namm.memory import Layout
 
 BLOCK = 32  # tokens at most of an answer's blocks, of which no more are read than its batch needs
+JUDGED = 8  # target tokens at once: the scores of a vocabulary for all of them are the largest array of a rollout
 
 
 def settled(kept: int) -> Schedule:
@@ -104,12 +105,29 @@ def likelihood(
         _, hidden = extend(engine, params, memory, stream, tokens, counts, budget, schedule, layout, past)
     else:
         hidden = _read_blocks(engine, params, stream, tokens, counts, size, past)
-    columns = question_length[:, None] - 1 + jnp.arange(steps)
-    states = jnp.take_along_axis(hidden, jnp.minimum(columns, tokens.shape[1] - 1)[..., None], axis=1)
-    scores = logits(params, engine.spec, states)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), target[..., None], axis=-1)[..., 0]
+    columns = jnp.minimum(question_length[:, None] - 1 + jnp.arange(steps), tokens.shape[1] - 1)
+    states = jnp.take_along_axis(hidden, columns[..., None], axis=1)
+    chosen, greedy = _judge(engine, params, states, target, jnp.max(target_length))
     valid = jnp.arange(steps) < target_length[:, None]
-    return Likelihood(jnp.where(valid, chosen, 0.0), (jnp.argmax(scores, axis=-1) == target) & valid, valid)
+    return Likelihood(jnp.where(valid, chosen, 0.0), greedy & valid, valid)
+
+
+def _judge(
+    engine: Engine, params: Params, states: Array, target: Array, longest: Int[Array, ""]
+) -> tuple[Float[Array, "batch target"], Bool[Array, "batch target"]]:
+    """Log p of the targets, and whether each is the likeliest token, as far as the longest goes: zeros behind it."""
+    size = min(JUDGED, target.shape[1])
+
+    def block(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        begin = jnp.minimum(index * size, target.shape[1] - size)
+        part, wanted = (jax.lax.dynamic_slice_in_dim(x, begin, size, axis=1) for x in (states, target))
+        scores = logits(params, engine.spec, part)
+        chosen = jnp.take_along_axis(scores, wanted[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(scores, axis=-1)
+        found = chosen, jnp.argmax(scores, axis=-1) == wanted
+        return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, begin, axis=1), carry, found)
+
+    nothing = jnp.zeros(target.shape, jnp.float32), jnp.zeros(target.shape, bool)
+    return jax.lax.fori_loop(0, -(-longest // size), block, nothing)
 
 
 def _read_blocks(

@@ -26,6 +26,7 @@ ROWS, CONTEXT, QUESTION, TARGET = 5, 30, 11, 9
 def test_blocks_answer_as_a_plain_forward(block: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions of all lengths, and short ones alone, after which blocks are left out."""
     monkeypatch.setattr("hosts.answering.BLOCK", block)
+    monkeypatch.setattr("hosts.answering.JUDGED", max(1, block // 2))
     rng = np.random.default_rng()
     params = random_params(int(rng.integers(1000)))
     contexts, questions, targets = (rng.integers(0, 49, (ROWS, n)) for n in (CONTEXT, QUESTION, TARGET))
@@ -46,4 +47,5 @@ def test_blocks_answer_as_a_plain_forward(block: int, longest: int, monkeypatch:
         scores = jax.nn.log_softmax(forward(params, SPEC, jnp.asarray(whole[None], jnp.int32))[0])
         expected = scores[np.arange(begin - 1, begin - 1 + len(target)), target]
         np.testing.assert_allclose(found.log_probability[row, : len(target)], expected, atol=2e-4)
+        np.testing.assert_array_equal(found.greedy[row, : len(target)], scores.argmax(-1)[begin - 1 : -1] == target)
         assert not found.valid[row, len(target) :].any() and found.valid[row, : len(target)].all()
