@@ -13,7 +13,7 @@ from namm.cache import SlotCache
 from namm.contract import Parameters
 from namm.memory import Layout
 
-BLOCK = 32  # tokens at most of an answer's blocks, of which no more are read than its batch needs
+BLOCK = 64  # tokens at most of an answer's blocks, of which no more are read than its batch needs; each copies the past
 JUDGED = 8  # target tokens at once: the scores of a vocabulary for all of them are the largest array of a rollout
 
 
