@@ -16,7 +16,7 @@ from experiments.evaluate import Evaluator
 from experiments.memories import named_memories
 from experiments.objective import FULL, UseConfig
 from experiments.prompts import Budget, PromptSource, TaskMix
-from experiments.records import Records, digest, finished, memory_contents, read_table, read_verdicts
+from experiments.records import Records, digest, finished, memory_contents, read_table, read_verdicts, task_contents
 from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
 from experiments.run_config import Precision
@@ -161,8 +161,4 @@ def _settings(config: EvaluateConfig, memories: Sequence[Memory]) -> dict[str, A
     """What must be alike for an evaluation to go on: all fields, and the contents of memories and task files."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "data_dir")}
     settings["data_dir"] = str(folder.resolve()) if (folder := data_folder()) else None
-    settings |= memory_contents(memories)
-    for task in config.task:
-        if Path(task).suffix == ".jsonl" and Path(task).is_file():
-            settings[f"contents of {task}"] = digest(Path(task).read_bytes())
-    return settings
+    return settings | memory_contents(memories) | task_contents(config.task)

@@ -39,7 +39,8 @@ class Task(Protocol):
     """A task of `namm transfer`.
 
     host: what it is played with, by name. tokens: of the longest context, which budgets are shares of. controls: what
-    plays it without a memory, by name. unit: what a seed is, step: what its context is made of.
+    plays it without a memory, by name. unit: what a seed is, step: what its context is made of. prompts: tasks of
+    `namm evaluate` that it asks.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task(Protocol):
     controls: tuple[str, ...]
     unit: str
     step: str
+    prompts: tuple[str, ...]
 
     @property
     def seeds(self) -> int | None:

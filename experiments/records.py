@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,12 @@ def memory_contents(memories: Sequence[Memory]) -> dict[str, str]:
     """A setting for every trained memory: what its parameters are."""
     leaves = {memory.name: jax.tree.leaves(memory.params) for memory in memories}
     return {f"contents of {k}": digest(*(np.asarray(leaf).tobytes() for leaf in v)) for k, v in leaves.items() if v}
+
+
+def task_contents(tasks: Iterable[str]) -> dict[str, str]:
+    """A setting for every task that is a file of one's own: what it holds."""
+    own = [task for task in tasks if task.endswith(".jsonl") and Path(task).is_file()]
+    return {f"contents of {task}": digest(Path(task).read_bytes()) for task in own}
 
 
 def check_settings(

@@ -45,7 +45,8 @@ class TextTransfer:
         if len(parts) < 4 or not parts[-1].isdecimal():
             raise ValueError(f"unknown text task {name!r}; expected text:HOST:TASK:LENGTH, as text:pocket:passkey:256")
         self.name, self.host, self.tokens = name, parts[1], int(parts[-1])
-        self.mix = TaskMix((":".join(parts[2:-1]),), self.tokens)
+        self.prompts = (":".join(parts[2:-1]),)
+        self.mix = TaskMix(self.prompts, self.tokens)
 
     def load(self) -> Reader:
         return Reader(TorchEngine(self.host, "float32"))

@@ -21,7 +21,7 @@ class ControlTransfer:
     name: of a task, or TASK@HOST for a host of one's own: a name or a folder.
     """
 
-    controls, unit, step, seeds = ("context-1",), "episodes", "timestep", None
+    controls, unit, step, seeds, prompts = ("context-1",), "episodes", "timestep", None, ()
 
     def __init__(self, name: str):
         task, _, host = name.partition("@")

@@ -41,7 +41,7 @@ class VisionTransfer:
     name: of a task, or TASK@HOST for a host of one's own: a folder that holds a projector.
     """
 
-    controls, unit, step, seeds = (), "clips", "frame", None
+    controls, unit, step, seeds, prompts = (), "clips", "frame", None, ()
 
     def __init__(self, name: str):
         task, _, host = name.partition("@")

@@ -38,7 +38,7 @@ class VideoTransfer:
     the frames' tokens alone. Without subtitles.
     """
 
-    controls, unit, step = (), "questions", "frame"
+    controls, unit, step, prompts = (), "questions", "frame", ()
 
     def __init__(self, name: str):
         benchmark, _, frames = name.partition("-")

@@ -77,6 +77,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert len({share for share, _ in shown}) > 2
 
 
+def test_a_changed_task_file_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    lines = [{"prompt": f"three four {word}", "answers": ["six"], "max_new_tokens": 2} for word in ("0", "1", "2")]
+    own.write_text("\n".join(map(json.dumps, lines)))
+    config = TransferConfig(
+        task=(f"text:pocket:{own}:64",), budget=(0.5,), policy=(), random=0, episodes=1, folder=tmp_path / "run"
+    )
+    rows = transfer(config, Console(quiet=True))
+    assert transfer(config, Console(quiet=True)) == rows
+    own.write_text(own.read_text().replace("three", "two"))
+    with pytest.raises(ValueError, match=r"^contents of .*own\.jsonl"):
+        transfer(config, Console(quiet=True))
+
+
 def test_what_cannot_work_is_said(reader: Reader) -> None:
     for name in ("text", "text:pocket:passkey", "text:pocket:passkey:x"):
         with pytest.raises(ValueError, match="unknown text task"):
