@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from experiments.objective import UseConfig
 from experiments.prompts import budget_label
-from experiments.records import check_settings, memory_contents, write_whole
+from experiments.records import check_settings, memory_contents, task_contents, write_whole
 from experiments.run_config import PromptConfig, RunConfig, StageConfig
 from experiments.training import StageRunner
 from hosts.weights import Host, load_host
@@ -86,7 +86,8 @@ def agreement(config: AgreementConfig, console: Console) -> list[Agreement]:
     if not isinstance(memory.policy, NammPolicy):
         raise ValueError(f"memory is {config.memory!r}, a training-free policy; expected a trained memory")
     free = ("length", "budget", "folder")
-    settings = {k: str(v) for k, v in asdict(config).items() if k not in free} | memory_contents([memory])
+    settings = {k: str(v) for k, v in asdict(config).items() if k not in free}
+    settings |= memory_contents([memory]) | task_contents(config.task)
     check_settings(config.folder, settings, SETTINGS, (ROWS,))
     config.folder.mkdir(parents=True, exist_ok=True)
     write_whole(config.folder / SETTINGS, json.dumps(settings) + "\n")
