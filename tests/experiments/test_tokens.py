@@ -36,10 +36,13 @@ def test_parts_have_the_tokens_of_the_whole(tokenizer: PreTrainedTokenizerFast, 
     longest: list[int] = []
     single = tokens._tokens
     monkeypatch.setattr(tokens, "_tokens", lambda t, text, begin: longest.append(len(text)) or single(t, text, begin))
-    for text in texts():
+    several = texts()
+    for text in several:
         for found, expected in zip(tokenise(tokenizer, text), whole(tokenizer, text), strict=True):
             np.testing.assert_array_equal(found, expected)
-    assert len(longest) > 30 and max(longest) == tokens.PART, "never more than a part at once"
+    step = tokens.PART - tokens.OVERLAP
+    assert len(longest) == sum(1 + -(-(len(text) - tokens.PART) // step) for text in several)
+    assert max(longest) == tokens.PART, "never more than a part at once"
 
 
 def test_parts_that_disagree_are_given_up(tokenizer: PreTrainedTokenizerFast, monkeypatch) -> None:
