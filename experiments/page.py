@@ -14,7 +14,7 @@ from markupsafe import Markup
 from experiments.figures import draw_depths, draw_heads, draw_scores, draw_times
 from experiments.leaderboard import write_leaderboard
 from experiments.published.matching import comparisons
-from experiments.records import SETTINGS, read_table, read_traces, read_verdicts
+from experiments.records import RUN, SETTINGS, read_table, read_traces, read_verdicts
 from experiments.references import TITLE, read_references
 from experiments.report import signed, size, tasks_side_by_side
 from experiments.scatter import PLOT, by_setting, scatters
@@ -151,7 +151,7 @@ def _facts(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, str]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """An evaluation's or a run's own file."""
-    run = folder / "run.json"
+    run = folder / RUN
     return json.loads((folder / SETTINGS if not run.is_file() else run).read_text(encoding="utf-8"))
 
 

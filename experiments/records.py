@@ -17,7 +17,9 @@ from experiments.trace import Trace, together
 from namm.artefact import Memory
 
 SETTINGS, TABLE, VERDICTS, TRACES = "evaluate.json", "table.json", "verdicts.jsonl", "traces.jsonl"
+RUN = "run.json"  # of a search, instead
 CLAIM = "settings.json"  # of a training run, beside its checkpoints
+CONTENTS = "contents of "  # and a memory or a task file: the field that says what it held
 T = TypeVar("T", Verdict, Trace, Summary)
 
 
@@ -29,13 +31,13 @@ def digest(*contents: bytes) -> str:
 def memory_contents(memories: Sequence[Memory]) -> dict[str, str]:
     """A setting for every trained memory: what its parameters are."""
     leaves = {memory.name: jax.tree.leaves(memory.params) for memory in memories}
-    return {f"contents of {k}": digest(*(np.asarray(leaf).tobytes() for leaf in v)) for k, v in leaves.items() if v}
+    return {f"{CONTENTS}{k}": digest(*(np.asarray(leaf).tobytes() for leaf in v)) for k, v in leaves.items() if v}
 
 
 def task_contents(tasks: Iterable[str]) -> dict[str, str]:
     """A setting for every task that is a file of one's own: what it holds."""
     own = [task for task in tasks if task.endswith(".jsonl") and Path(task).is_file()]
-    return {f"contents of {task}": digest(Path(task).read_bytes()) for task in own}
+    return {f"{CONTENTS}{task}": digest(Path(task).read_bytes()) for task in own}
 
 
 def check_settings(
@@ -62,7 +64,7 @@ def check_settings(
         old, new = before.get(field), now[field]
         lists = isinstance(new, list) and isinstance(old, list) and old != new and set(old) <= set(new)
         if lists or (isinstance(new, int) and isinstance(old, int) and old < new):
-            before = {key: now[key] for key in now if key.startswith("contents of ")} | before | {field: new}
+            before = {key: now[key] for key in now if key.startswith(CONTENTS)} | before | {field: new}
     check_same(before, settings, path, option)
 
 

@@ -40,6 +40,11 @@ class StageConfig:
     generations: int
     beside: tuple[BesideConfig, ...] = ()
 
+    def __post_init__(self) -> None:
+        TaskMix(self.tasks, self.length)  # its own errors
+        if self.generations < 1:
+            raise ValueError(f"stages: generations is {self.generations}; expected 1 or more")
+
     @property
     def mix(self) -> TaskMix:
         return TaskMix(self.tasks, self.length)

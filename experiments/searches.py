@@ -18,7 +18,7 @@ from experiments.recipes import RECIPES
 from experiments.recipes.variants import VARIANTS
 from experiments.records import check_same, write_whole
 from experiments.run_config import RunConfig
-from experiments.training import evolve_memory
+from experiments.training import check_goes_on, evolve_memory, settings_of
 from hosts.weights import Host, load_host
 
 ROWS, FIGURE = "searches.json", "searches.png"
@@ -84,6 +84,8 @@ def searches(config: SearchesConfig, console: Console) -> list[SearchRow]:
     base = config.base()
     runs = [(name, seed) for seed in range(config.seeds) for name in config.variants]
     variants = {name: replace(VARIANTS[name](base), name=name) for name in config.variants}  # errors before any work
+    for name, seed in runs:
+        check_goes_on(replace(variants[name], seed=seed), folder / f"{name}-{seed}")
     console.print(f"Host {base.host}: loading")
     host, rows = load_host(base.host, dtype=jnp.dtype(base.dtype), rope=base.rope), []
     for number, (name, seed) in enumerate(runs, start=1):
@@ -103,7 +105,7 @@ def searches(config: SearchesConfig, console: Console) -> list[SearchRow]:
 
 def one_search(config: RunConfig, host: Host, folder: Path) -> SearchRow | None:
     """The search in its folder, or what it found if it is done; None where it was interrupted."""
-    done, settings = folder / "row.json", config.to_json()
+    done, settings = folder / "row.json", settings_of(config)
     if done.is_file():
         kept = json.loads(done.read_text())
         check_same(kept["settings"], settings, done)

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from experiments.figures import draw_stream
 from experiments.memories import named_memories
-from experiments.records import check_settings, digest, memory_contents, write_whole
+from experiments.records import CONTENTS, check_settings, digest, memory_contents, write_whole
 from experiments.report import stream_table
 from experiments.tasks.corpora import use_data_folder
 from experiments.texts import Source, Text, encode_text, read_parts
@@ -102,7 +102,7 @@ def _settings(config: StreamConfig, memories: Sequence[Memory], parts: Sequence[
     """What must be alike for a stream to go on: all fields, and the contents of text and memories."""
     settings = {k: v for k, v in asdict(config).items() if k not in ("folder", "data_dir")}
     settings["text"] = None if config.text is None else str(config.text)
-    settings["contents of the text"] = digest(*(part.encode() for part in parts))
+    settings[f"{CONTENTS}the text"] = digest(*(part.encode() for part in parts))
     return settings | memory_contents(memories)
 
 

@@ -33,7 +33,7 @@ from experiments.objective import (
 )
 from experiments.prompts import PromptSource
 from experiments.recordings import Record, RecordPool, spectrum_statistics, stack, stack_prompts
-from experiments.records import write_records
+from experiments.records import CONTENTS, RUN, check_same, task_contents, write_records, write_whole
 from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
 from experiments.run_config import RunConfig, StageConfig
@@ -292,14 +292,10 @@ def train(config: RunConfig, folder: Path, console: Console, in_pieces: bool = F
     in_pieces: a search that its time limit ended is not compared yet; the next call goes on with it.
     """
     begin = time.monotonic()
-    _check_goes_on(config, folder / "run.json")
+    check_goes_on(config, folder)
     console.print(f"Host {config.host}: loading")
     host = load_host(config.host, dtype=config.dtype, rope=config.rope)
-
-    def begun() -> None:
-        (folder / "run.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
-
-    found = evolve_memory(config, host, folder, console, begun)
+    found = evolve_memory(config, host, folder, console)
     if not writes():
         return found.memory
     path = folder / RESULT
@@ -327,12 +323,10 @@ class Found(NamedTuple):
     runner: Callable[[], HostsRunner]
 
 
-def evolve_memory(
-    config: RunConfig, host: Host, folder: Path, console: Console, begun: Callable[[], None] = lambda: None
-) -> Found:
+def evolve_memory(config: RunConfig, host: Host, folder: Path, console: Console) -> Found:
     """The search alone, going on from the folder's newest checkpoint.
 
-    begun: called in the process that writes, once the first stage's hosts and prompts stand; nothing is written before.
+    Nothing is written before the first stage's hosts and prompts stand.
     """
     first = starting_runner(config, host, folder)
     start = first.memory
@@ -347,7 +341,7 @@ def evolve_memory(
         PromptSource(host, stage.mix)  # a mistake in a later stage is an error before any work
     if writes():
         folder.mkdir(parents=True, exist_ok=True)
-        begun()
+        write_whole(folder / RUN, json.dumps(settings_of(config), indent=2) + "\n")
         if not _start_kept(folder):
             start.save_pretrained(folder / START)
     stages = tuple(Stage(f"stage-{i + 1}", s.generations, {"index": i}) for i, s in enumerate(config.stages))
@@ -380,11 +374,21 @@ FREE = ("time_limit", "report_to", "policies", "validate_every", "candidates", "
 GROWING = ("name", "stages", "prompts")  # may change where later stages go on from earlier ones
 
 
-def _check_goes_on(config: RunConfig, path: Path) -> None:
-    """A folder's run may be resumed, given more generations in its last stage, or followed by further stages."""
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """A run for its folder, with what its tasks that are files of one's own hold."""
+    tasks = [name for stage in config.stages for part in (stage, *stage.beside) for name in part.tasks]
+    return json.loads(json.dumps(config.to_json() | task_contents(tasks)))
+
+
+def check_goes_on(config: RunConfig, folder: Path) -> None:
+    """A folder's run may be resumed, given more generations in its last stage, or followed by further stages.
+
+    ValueError, naming the field, for other stages and prompts, and where a task file is not what it was.
+    """
+    path = folder / RUN
     if not path.is_file():
         return
-    before, now = json.loads(path.read_text()), json.loads(json.dumps(config.to_json()))
+    before, now = json.loads(path.read_text()), settings_of(config)
     done, wanted = before["stages"], now["stages"]
     last = wanted[len(done) - 1] if len(wanted) >= len(done) else {}
     same_last = {**done[-1], "generations": None} == {**last, "generations": None}
@@ -396,10 +400,12 @@ def _check_goes_on(config: RunConfig, path: Path) -> None:
     changed = [name for name in GROWING if before[name] != now[name] and name != "stages"]
     if changed and len(wanted) == len(done):
         raise ValueError(f"{changed[0]}: {path} has {before[changed[0]]}, got {now[changed[0]]}; choose another folder")
+    files = [name for name in before if name.startswith(CONTENTS)]
+    check_same({name: before[name] for name in files}, {name: now.get(name) for name in files}, path)
 
 
 def _fingerprint(config: RunConfig) -> dict[str, Any]:
-    """What must be alike for a resumed run to mean anything; `_check_goes_on` sees to the growing part."""
+    """What must be alike for a resumed run to mean anything; `check_goes_on` sees to the growing part."""
     return {k: v for k, v in json.loads(json.dumps(config.to_json())).items() if k not in FREE + GROWING}
 
 

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from evolve.tracking import complete_lines
 from experiments.memories import named_memories
 from experiments.played import Played, Task
-from experiments.records import check_settings, digest, memory_contents, task_contents, write_whole
+from experiments.records import CONTENTS, check_settings, digest, memory_contents, task_contents, write_whole
 from experiments.summary import WHOLE
 from experiments.tasks.corpora import use_data_folder
 from experiments.transfer_rows import Record, TransferRow, summarise
@@ -113,7 +113,7 @@ def transfer(config: TransferConfig, console: Console) -> list[TransferRow]:
     used = [memory for memory in memories if any(memory in found for found in served.values())]
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("folder", "batch", "data_dir")}
     settings |= memory_contents(used) | task_contents(name for task in tasks for name in task.prompts)
-    settings |= {f"contents of {name}": contents(model) for name, model in models.items()}
+    settings |= {f"{CONTENTS}{name}": contents(model) for name, model in models.items()}
     check_settings(config.folder, settings, SETTINGS, (RECORDS, ROWS), MORE)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_whole(config.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")

@@ -52,6 +52,17 @@ def test_a_second_call_goes_on(config: AgreementConfig, monkeypatch: pytest.Monk
         agreement(replace(config, spread=0.5), QUIET)
 
 
+def test_a_task_file_that_changed_is_refused(config: AgreementConfig, tmp_path: Path) -> None:
+    task = tmp_path / "own.jsonl"
+    lines = [json.dumps({"prompt": f"Text {i}. " * 12, "answers": ["it"]}) for i in range(20)]
+    task.write_text("\n".join(lines))
+    config = replace(config, task=(str(task),), budget=(0.5,))
+    agreement(config, QUIET)
+    task.write_text("\n".join(lines[1:]))
+    with pytest.raises(ValueError, match=r"^contents of .*own\.jsonl: .*another --folder"):
+        agreement(config, QUIET)
+
+
 def test_candidates_lie_around_the_memory() -> None:
     memory = make("x", MemoryConfig(("recency", "spectrum")))
     found = candidates(memory, 40, 0.3, 0)

@@ -118,6 +118,27 @@ def test_a_later_stage_goes_on_in_the_same_folder(
         train(replace(second, prompts=replace(second.prompts, held_out=3)), tmp_path, QUIET)
 
 
+def test_a_task_file_that_changed_is_refused(tiny: str, tmp_path: Path) -> None:
+    """Where a search goes on; a later stage's own file, which the folder has not seen, is none of them."""
+    files = [tmp_path / f"{name}.jsonl" for name in ("one", "two")]
+    for file in files:
+        lines = [json.dumps({"prompt": f"What is {i}? " * 10, "answers": ["it"]}) for i in range(20)]
+        file.write_text("\n".join(lines))
+    stages = tuple(StageConfig((str(file),), 200, 1) for file in files)
+    config = small(tiny, stages=stages[:1])
+    train(config, tmp_path / "run", QUIET)
+    assert train(replace(config, stages=stages), tmp_path / "run", QUIET).provenance["generations"] == 2
+    old = files[1].read_text()
+    files[1].write_text(old.replace("What", "Who"))
+    with pytest.raises(ValueError, match=r"^contents of .*two\.jsonl: .*another --folder"):
+        train(replace(config, stages=stages), tmp_path / "run", QUIET)
+    files[1].unlink()
+    with pytest.raises(ValueError, match=r"^contents of .*two\.jsonl"):
+        train(replace(config, stages=stages), tmp_path / "run", QUIET)
+    files[1].write_text(old)
+    train(replace(config, stages=stages), tmp_path / "run", QUIET)
+
+
 @pytest.mark.parametrize("mode", ["recorded", "streaming"])
 def test_nothing_recompiles_from_one_generation_to_the_next(mode: str, tiny: str, tmp_path: Path) -> None:
     config = small(tiny)
@@ -262,7 +283,7 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(where: str, tiny: str
     ("change", "message"),
     [
         ({"stages": ()}, "stages"),
-        ({"stages": (replace(TWO_HOSTS, beside=(BesideConfig("a/smollm2-135m", ("passkey",), 9),)),)}, "differ"),
+        ({"stages": (replace(TWO_HOSTS, beside=(BesideConfig("a/smollm2-135m", ("passkey",), 90),)),)}, "differ"),
         ({"stages": (TWO_HOSTS,), "memory": MemoryConfig(("norms",), scorer=SETS), "warm_start": {}}, "scorer.sets"),
         ({"policies": ("keydif",)}, "keydif"),
         ({"warm_start": {"norms": 1.0}}, "norms"),
@@ -313,8 +334,13 @@ def test_a_memory_that_a_search_cannot_start_from(start: str, config: MemoryConf
 
 
 def test_bad_lengths_and_budgets() -> None:
-    with pytest.raises(ValueError, match="length is 20"):
-        TaskMix(("passkey",), 20)
+    for make in (TaskMix, lambda *mix: StageConfig(*mix, 1)):
+        with pytest.raises(ValueError, match="length is 20"):
+            make(("passkey",), 20)
+        with pytest.raises(ValueError, match="tasks is empty"):
+            make((), 200)
+    with pytest.raises(ValueError, match="generations is 0"):
+        StageConfig(("passkey",), 200, 0)
     with pytest.raises(ValueError, match="protected"):
         resolve_budget(3, np.array([100]), 50, 4)
     with pytest.raises(ValueError, match=r"budget is 1\.5"):
