@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 
 from experiments.objective import FULL, KEEP_ALL, UseConfig, budgets
 from experiments.prompts import Budget, PromptSource, budget_label
-from experiments.summary import WHOLE
+from experiments.summary import WHOLE, entry_name
 from experiments.tasks.encoding import Batch
 from experiments.trace import HELD, ORIGIN, TRACED, Traced
 from hosts.answering import falls_due, settled
@@ -51,6 +51,11 @@ class Entry(NamedTuple):
     engine: Engine
     use: UseConfig
     budget: str
+
+    @property
+    def name(self) -> str:
+        """The memory and its budget."""
+        return entry_name(self.memory.name, self.budget)
 
 
 class Answered(NamedTuple):

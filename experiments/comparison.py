@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from experiments.answers import Equal
 from experiments.evaluate import Evaluator
 from experiments.memories import named_memories
 from experiments.objective import FULL, UseConfig
-from experiments.prompts import Budget, PromptSource, TaskMix
+from experiments.prompts import Budget, PromptSource, TaskMix, budget_label
 from experiments.records import Records, digest, finished, memory_contents, read_table, read_verdicts, task_contents
 from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
@@ -45,8 +44,8 @@ class EvaluateConfig:
     answers through transformers, streaming, with the same scores and without traces, for any decoder that `attach`
     takes, on the accelerators that there are. trace: prompts of each length (up to 32,768) whose kept tokens are
     recorded one by one, for `namm report`. folder: where the records are kept and found again; one that is named may be
-    given more memories and prompts later, which alone are answered; default a folder of its own in runs for every
-    choice of settings. data_dir: folder with benchmark files; default the one that NAMM_DATA names, else the hub.
+    given more memories, budgets and prompts later, which alone are answered; default a folder of its own in runs for
+    every choice of settings. data_dir: folder with benchmark files; default the one that NAMM_DATA names, else the hub.
 
     Lengths beyond the host's positions take mode "streaming" and memories at slot positions ("streaming-llm",
     "sirllm"), whose cache does not grow; "keep-all" is not added then.
@@ -77,15 +76,16 @@ class EvaluateConfig:
 def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     """Answer what the folder's records do not hold yet, print the tables and write them; a finished one ends at once.
 
-    ValueError, naming the field, where the folder was begun with other settings; more memories and more prompts go on.
+    ValueError, naming the field, where the folder was begun with other settings; more memories, budgets and
+    prompts go on.
     """
     if config.prompts < 1 or config.batch < 1 or config.trace < 0:
         got = f"prompts is {config.prompts}, batch {config.batch}, trace {config.trace}"
         raise ValueError(f"{got}; expected 1 or more, trace 0 or more")
     if not config.length or len(set(config.length)) != len(config.length):
         raise ValueError(f"length is {config.length}; expected one or more different lengths")
-    if not config.budget or len(set(config.budget)) != len(config.budget):
-        raise ValueError(f"budget is {config.budget}; expected one or more different budgets")
+    if not config.budget or len(set(map(budget_label, config.budget))) != len(config.budget):
+        raise ValueError(f"budget is {config.budget}; expected one or more different budgets, in percent to six digits")
     use_data_folder(config.data_dir)
     memories = named_memories((*config.memory, FULL), config.interval, config.recent, config.sinks)
     settings = _settings(config, memories)
@@ -103,25 +103,24 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         console.print(f"{FULL} is left out: {host.spec.name} has {host.spec.max_positions} positions")
     sources = [PromptSource(host, TaskMix(config.task, length), endless) for length in config.length]
     options = (use, config.batch, config.budget, config.equal, other)
-    whole = Evaluator(sources[0], memories, *options)
+    evaluators = [Evaluator(source, memories, *options) for source in sources]
     records, order = Records(folder, settings), sources[0].mix.order(config.prompts)
-    entries = Counter(entry.memory.name for entry in whole.entries)
+    entries = [entry.name for entry in evaluators[0].entries]
     missing = [records.missing(length, entries, order) for length in config.length]
-    places = (config.length, list(entries), order)
+    places = (config.length, entries, order)
     records.rewrite(*places)
     with Progress(console=console) as bar:
         left = sum(len(names) * len(indices) for groups in missing for names, indices in groups.items())
         total = len(entries) * len(order) * len(sources)
         task = bar.add_task("answers", total=total, completed=total - left)
-        for source, groups in zip(sources, missing, strict=True):
+        for evaluator, groups in zip(evaluators, missing, strict=True):
             for names, indices in groups.items():
-                evaluator = Evaluator(source, [memory for memory in memories if memory.name in names], *options)
                 for part in evaluator.parts(indices):
-                    for answered in evaluator.judge(config.split, part, config.trace):
+                    for answered in evaluator.only(names).judge(config.split, part, config.trace):
                         records.append(*answered)
-                        bar.advance(task, len(part) / entries[answered.verdicts[0].memory])
+                        bar.advance(task, len(part))
     records.rewrite(*places)
-    table = whole.summary(records.verdicts, memories[0].name)
+    table = evaluators[0].summary(records.verdicts, memories[0].name)
     write_references(folder, sources, config.split, config.prompts)
     print_tables(console, table, records.verdicts)
     print_references(console, folder)

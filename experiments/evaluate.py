@@ -1,6 +1,7 @@
 """Memories and policies on the same prompts, batch by batch and entry by entry."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,6 +25,12 @@ class Finished(NamedTuple):
 
 class Evaluator(Answering):
     """Judges the answers to prompts of its source."""
+
+    def only(self, names: Collection[str]) -> "Evaluator":
+        """The same with some of the entries alone."""
+        part = copy(self)
+        part.entries = [entry for entry in self.entries if entry.name in names]
+        return part
 
     def run(self, split: Split, prompts: int, progress: Callable[[int], None], trace: int) -> Finished:
         """Every entry on the first prompts of a split (see `judge`); progress is told of prompts that all answered."""

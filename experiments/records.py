@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,7 +92,7 @@ def claim(folder: Path, config: Any) -> None:
 
 def finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the folder's table has all that is asked for; ValueError, naming the field, where it cannot go on so."""
-    check_settings(folder, settings, more=("memory", "prompts"))
+    check_settings(folder, settings, more=("memory", "budget", "prompts"))
     whole = json.loads(json.dumps(settings))
     return (folder / TABLE).is_file() and json.loads((folder / SETTINGS).read_text()) == whole
 
@@ -109,26 +108,19 @@ class Records:
         self.verdicts = read_verdicts(folder)
         self.traces = read_traces(folder)
 
-    def missing(
-        self, length: int, memories: Mapping[str, int], order: Sequence[int]
-    ) -> dict[tuple[str, ...], list[int]]:
-        """Prompts of a length in the order of answering, by the memories that have yet to answer them.
-
-        memories: entries of each, all of which must have answered; where some have, their verdicts are dropped.
-        """
-        counts = Counter((v.memory, v.index) for v in self.verdicts if v.length == length)
+    def missing(self, length: int, entries: Sequence[str], order: Sequence[int]) -> dict[tuple[str, ...], list[int]]:
+        """Prompts of a length in the order of answering, by the entries that have yet to answer them."""
+        answered = {(v.entry, v.index) for v in self.verdicts if v.length == length}
         found: dict[tuple[str, ...], list[int]] = {}
         for index in order:
-            if lacking := tuple(name for name, entries in memories.items() if counts[name, index] < entries):
+            if lacking := tuple(entry for entry in entries if (entry, index) not in answered):
                 found.setdefault(lacking, []).append(index)
-        torn = {(name, index) for lacking, indices in found.items() for name in lacking for index in indices}
-        self.verdicts = [v for v in self.verdicts if v.length != length or (v.memory, v.index) not in torn]
         return found
 
-    def rewrite(self, lengths: Sequence[int], memories: Sequence[str], order: Sequence[int]) -> None:
-        """Bring the files to what counts, in the order of lengths, of answering and of memories."""
-        length, memory, prompt = ({one: n for n, one in enumerate(all_)} for all_ in (lengths, memories, order))
-        self.verdicts.sort(key=lambda v: (length[v.length], prompt[v.index], memory[v.memory]))
+    def rewrite(self, lengths: Sequence[int], entries: Sequence[str], order: Sequence[int]) -> None:
+        """Bring the files to what counts, in the order of lengths, of answering and of entries."""
+        length, entry, prompt = ({one: n for n, one in enumerate(all_)} for all_ in (lengths, entries, order))
+        self.verdicts.sort(key=lambda v: (length[v.length], prompt[v.index], entry[v.entry]))
         self.traces = sorted(together(self.traces), key=lambda t: (length[t.length], prompt[t.index]))
         write_records(self.folder, self.verdicts, self.traces)
 

@@ -47,7 +47,12 @@ class Verdict:
     @property
     def entry(self) -> str:
         """The memory and its budget."""
-        return self.memory if self.budget == WHOLE else f"{self.memory} {self.budget}"
+        return entry_name(self.memory, self.budget)
+
+
+def entry_name(memory: str, budget: str) -> str:
+    """How a memory at a budget, as verdicts have it, is called."""
+    return memory if budget == WHOLE else f"{memory} {budget}"
 
 
 @dataclass(frozen=True)

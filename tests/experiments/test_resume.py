@@ -67,20 +67,17 @@ def test_killed_and_resumed(
         evaluate(config, QUIET)
     assert not (tmp_path / "table.json").exists()
     monkeypatch.undo()
-    entries = {"streaming-llm": 2, "keep-all": 1}
-    counts = Counter((v.memory, v.length, v.index) for v in read_verdicts(tmp_path))
-    whole_ones = {prompt for prompt, count in counts.items() if count == entries[prompt[0]]}
+    before = {(v.entry, v.length, v.index) for v in read_verdicts(tmp_path)}
     again: Counter[tuple[str, int, int]] = Counter()
 
     def counting(self: Records, verdicts: Any, traces: Any) -> None:
-        again.update((v.memory, v.length, v.index) for v in verdicts)
+        again.update((v.entry, v.length, v.index) for v in verdicts)
         append(self, verdicts, traces)
 
     monkeypatch.setattr(Records, "append", counting)
     evaluate(config, QUIET)
-    assert (whole_ones or answered == 1) and not whole_ones & set(again)
-    assert len(again) == 2 * 2 * 5 - len(whole_ones)
-    assert all(count == entries[name] for (name, *_), count in again.items())
+    assert before and not before & set(again) and set(again.values()) == {1}
+    assert len(again) == 2 * 3 * 5 - len(before)
     assert found(tmp_path) == found(whole)
     assert len(found(whole)[0]) == 2 * 3 * 5 and len(found(whole)[1]) == 2 * 3
     assert list(dict.fromkeys(v.index for v in found(whole)[0])) == [0, 2, 4, 1, 3]  # task by task
@@ -91,20 +88,24 @@ def test_a_finished_one_grows(
 ) -> None:
     few = replace(config, prompts=3, folder=tmp_path)
     evaluate(few, QUIET)
-    answered: list[tuple[str, int]] = []
+    answered: list[tuple[str, str, int]] = []
     append = Records.append
 
     def counting(self: Records, verdicts: Any, traces: Any) -> None:
-        answered.extend((v.memory, v.index) for v in verdicts)
+        answered.extend((v.memory, v.budget, v.index) for v in verdicts)
         append(self, verdicts, traces)
 
     monkeypatch.setattr(Records, "append", counting)
     evaluate(replace(config, folder=tmp_path), QUIET)
-    assert set(answered) == {(name, index) for name in ("streaming-llm", "keep-all") for index in (3, 4)}
+    entries = {("streaming-llm", "50%"), ("streaming-llm", "12"), ("keep-all", "full")}
+    assert set(answered) == {(*entry, index) for entry in entries for index in (3, 4)}
     assert found(tmp_path) == found(whole)
     answered.clear()
     evaluate(more := replace(config, memory=("keydiff", "streaming-llm"), folder=tmp_path), QUIET)
-    assert set(answered) == {("keydiff", index) for index in range(5)}
+    assert set(answered) == {("keydiff", budget, index) for budget in ("50%", "12") for index in range(5)}
+    answered.clear()
+    evaluate(more := replace(more, budget=(0.25, 12, 0.5)), QUIET)
+    assert set(answered) == {(name, "25%", index) for name in ("keydiff", "streaming-llm") for index in range(5)}
     evaluate(replace(more, folder=tmp_path / "once"), QUIET)
     assert found(tmp_path) == found(tmp_path / "once")
 
@@ -121,6 +122,8 @@ def test_other_settings_are_refused_by_name(config: EvaluateConfig, whole: Path,
     for change in ({"budget": (0.25,)}, {"prompts": 4}, {"memory": ("keydiff",)}, {"length": (96, 64)}):
         with pytest.raises(ValueError, match=f"^{next(iter(change))}: .*Choose another --folder"):
             evaluate(replace(config, **change), QUIET)
+    with pytest.raises(ValueError, match="different budgets"):
+        evaluate(replace(config, budget=(0.5, 0.5 + 1e-9)), QUIET)
     task = Path(config.task[0])
     old = task.read_text()
     task.write_text(old + "\n" + old.splitlines()[0].replace("the", "an"))
