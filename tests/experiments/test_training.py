@@ -268,7 +268,7 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(where: str, tiny: str
     unknown = replace(stage, tasks=("nope", stage.tasks[1]))
     wrong = {
         "task": (unknown,),
-        "length": (replace(stage, length=20),),
+        "length": (replace(stage, length=5000),),
         "host beside": (replace(stage, beside=(replace(stage.beside[0], host="nope"),)),),
         "task of a later stage": (stage, unknown),
     }[where]
