@@ -85,7 +85,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
     if not config.length or len(set(config.length)) != len(config.length):
         raise ValueError(f"length is {config.length}; expected one or more different lengths")
     if not config.budget or len(set(map(budget_label, config.budget))) != len(config.budget):
-        raise ValueError(f"budget is {config.budget}; expected one or more different budgets, in percent to six digits")
+        raise ValueError(f"budget is {config.budget}; expected one or more different budgets (shares: to six digits)")
     use_data_folder(config.data_dir)
     memories = named_memories((*config.memory, FULL), config.interval, config.recent, config.sinks)
     settings = _settings(config, memories)

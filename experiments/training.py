@@ -400,8 +400,8 @@ def check_goes_on(config: RunConfig, folder: Path) -> None:
     changed = [name for name in GROWING if before[name] != now[name] and name != "stages"]
     if changed and len(wanted) == len(done):
         raise ValueError(f"{changed[0]}: {path} has {before[changed[0]]}, got {now[changed[0]]}; choose another folder")
-    files = [name for name in before if name.startswith(CONTENTS)]
-    check_same({name: before[name] for name in files}, {name: now.get(name) for name in files}, path)
+    held = {name: what for name, what in before.items() if name.startswith(CONTENTS)}
+    check_same(held, {name: now.get(name) for name in held}, path)
 
 
 def _fingerprint(config: RunConfig) -> dict[str, Any]:
