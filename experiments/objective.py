@@ -78,13 +78,17 @@ class UseConfig:
         return min(self.capacity, width) if budget is None else budget
 
 
+def plain(engine: Engine) -> Engine:
+    """The same host without a memory."""
+    return Engine(engine.spec, load_policy(FULL), KEEP_ALL, engine.length)
+
+
 def full_answer(engine: Engine, params: Params, stream: Stream, prompt: Batch, kept: int) -> Likelihood:
     """How a host answers with the cache as it stands; `kept` slots hold the context."""
-    plain = Engine(engine.spec, load_policy(FULL), KEEP_ALL, engine.length)
     budget = jnp.full((stream.seen.shape[0],), kept, jnp.int32)
     asked = map(jnp.asarray, prompt[2:])
     return likelihood(
-        plain, params, NO_PARAMETERS, unwatched(stream), *asked, budget=budget, schedule=settled(kept)
+        plain(engine), params, NO_PARAMETERS, unwatched(stream), *asked, budget=budget, schedule=settled(kept)
     )
 
 

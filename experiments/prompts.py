@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.tasks import Split, Task, load_task
 from experiments.tasks.encoding import Batch, Encoded, Template, best_template, collate, encode
+from experiments.tasks.instructions import Instructions
 from hosts.weights import Host
 
 PROBES = 24  # samples a task that fix the shapes
@@ -51,11 +52,13 @@ class PromptSource:
     """Encoded prompts of a mix for one host.
 
     endless: prompts may be longer than the host has positions, for memories at slot positions alone; else ValueError.
+    unanswered: so may tasks be without answers of their own, for a fit, which takes the host's own; else ValueError.
     """
 
     host: Host
     mix: TaskMix
     endless: bool = False
+    unanswered: bool = False
     tasks: list[Task] = field(init=False)
     template: Template = field(init=False)
     widths: Widths = field(init=False)
@@ -69,11 +72,15 @@ class PromptSource:
                 "Choose a shorter length or a host with RoPE scaling"
             )
         self.tasks = [load_task(name) for name in self.mix.tasks]
+        open_ended = [task.name for task in self.tasks if isinstance(task, Instructions)]
+        if open_ended and not self.unanswered:
+            raise ValueError(f"tasks: {open_ended[0]} has no answers to score; it is for fit_tasks alone")
         self.template = best_template(self.host.tokenizer)
         count = min(PROBES, max(2, PROBED // self.mix.length))
         probes = [self._encode("train", i) for i in range(count * len(self.tasks))]
-        rounded = (-(-max(len(getattr(p, part)) for p in probes) // ROUND) * ROUND for part in Batch._fields[2::2])
-        self.widths = Widths(-(-self.mix.length // ROUND) * ROUND, *rounded)
+        questions = max(len(p.question) for p in probes)
+        targets = max(len(p.target) or p.sample.max_new_tokens for p in probes)
+        self.widths = Widths(*(-(-tokens // ROUND) * ROUND for tokens in (self.mix.length, questions, targets)))
         self.steps = max(p.sample.max_new_tokens for p in probes)
 
     def _encode(self, split: Split, index: int) -> Encoded:

@@ -10,15 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.objective import full_answer, summarise
+from experiments.objective import full_answer, plain, summarise
 from experiments.prompts import PromptSource, Widths, fit
 from experiments.record_disk import RecordDisk, describe
 from experiments.tasks import Split
 from experiments.tasks.encoding import Batch
+from hosts.answering import settled
+from hosts.decoding import generate
 from hosts.llama import Params
 from hosts.rollout import record
 from hosts.smollm2 import cache_folder
-from hosts.stream import Engine, Stream, start
+from hosts.stream import Engine, Stream, start, unwatched
+from namm.contract import NO_PARAMETERS
 
 
 class Record(NamedTuple):
@@ -33,13 +36,34 @@ class Record(NamedTuple):
     grade: np.ndarray
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def record_batch(engine: Engine, params: Params, prompt: Batch, chunk: int, key: Array) -> tuple[Stream, Array, Array]:
-    """Full-cache pass over contexts and the full cache's own answers."""
+@partial(jax.jit, static_argnums=(0, 3, 5))
+def record_batch(
+    engine: Engine, params: Params, prompt: Batch, chunk: int, key: Array, unanswered: bool
+) -> tuple[Stream, Batch, Array, Array]:
+    """Full-cache pass over contexts, the prompts, and how likely the full cache finds their targets.
+
+    unanswered: prompts without a target are answered first.
+    """
     stream = record(engine, params, prompt.context, prompt.context_length, chunk, key)
+    prompt = self_answered(engine, params, stream, prompt) if unanswered else prompt
     answers = full_answer(engine, params, stream, prompt, stream.cache.keys.shape[3])
     exact, grade = summarise(answers, 1)
-    return stream, exact[0], grade[0]
+    return stream, prompt, exact[0], grade[0]
+
+
+def self_answered(engine: Engine, params: Params, stream: Stream, prompt: Batch) -> Batch:
+    """The prompts, with the full cache's greedy answer, its end token included, where there is no target."""
+    question, length, target, target_length = prompt[2:]
+    steps, room = target.shape[1], jnp.full(len(target), stream.cache.keys.shape[3], jnp.int32)
+    limits = jnp.where(target_length == 0, steps, 0)
+    asked = unwatched(stream), question, length, room, settled(stream.cache.keys.shape[3])
+    found = generate(plain(engine), params, NO_PARAMETERS, *asked, steps, engine.spec.eos_ids, limits)
+    answered = jnp.minimum(jnp.sum(found >= 0, axis=1, dtype=jnp.int32) + 1, steps)
+    found = jnp.where(found < 0, next(iter(engine.spec.eos_ids), 0), found)
+    return prompt._replace(
+        target=jnp.where(limits[:, None] > 0, found, target),
+        target_length=jnp.where(limits > 0, answered, target_length),
+    )
 
 
 @dataclass
@@ -79,7 +103,7 @@ class RecordPool:
             for index, one in zip(part, made, strict=False):
                 self._keep(split, index, one)
                 if self.disk is not None:
-                    self.disk.put(one.prompt, one)
+                    self.disk.put(self._prompt(split, index), one)
         for index in indices:
             self.records.move_to_end((split, index))
         found = [self.records[split, index] for index in indices]
@@ -94,23 +118,29 @@ class RecordPool:
 
     def _found(self, disk: RecordDisk, split: Split, index: int) -> bool:
         """Take a record from the disk, if it is there."""
-        prompt = Batch(*(x[0] for x in self.source.batch(split, [index])))
+        prompt = self._prompt(split, index)
         record = disk.get(prompt, jax.tree.structure(Record(self._empty, prompt, np.zeros(()), np.zeros(()))))
         if record is not None:
             self._keep(split, index, record)
         return record is not None
+
+    def _prompt(self, split: Split, index: int) -> Batch:
+        """As the source has it, without the host's own answers."""
+        return Batch(*(x[0] for x in self.source.batch(split, [index])))
 
     def _keep(self, split: Split, index: int, record: Record) -> None:
         self.records[split, index] = record if self.streams else record._replace(stream=None)
 
     def _record(self, split: Split, indices: list[int]) -> list[Record]:
         prompt = self.source.batch(split, indices)
-        stream, exact, grade = record_batch(self.engine, self.params, prompt, self.chunk, jax.random.key(0))
+        unanswered = bool((np.asarray(prompt.target_length) == 0).any())
+        given = self.engine, self.params, prompt, self.chunk, jax.random.key(0), unanswered
+        stream, prompt, exact, grade = record_batch(*given)
         wanted = self.streams or self.disk is not None  # else it stays where it was made, and is let go
         host = jax.tree.map(np.asarray, stream) if wanted else None
         rows = range(len(indices))
         streams = [None for _ in rows] if host is None else [_row(host, i) for i in rows]
-        prompts = [Batch(*(x[i] for x in prompt)) for i in rows]
+        prompts = [Batch(*(np.asarray(x)[i] for x in prompt)) for i in rows]
         return list(map(Record, streams, prompts, np.asarray(exact), np.asarray(grade)))
 
 

@@ -86,8 +86,9 @@ class RunConfig:
     fit, where a stage has further ones. warm_start: weight of a feature block in the first score (zero weights
     otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose score is the first one instead;
     blocks that it lacks weigh nothing. fit: training prompts that the first score is fitted to instead, by what
-    their questions and answers look at (see `experiments.fitted`). fit_share: of
-    their tokens that then score above the threshold of a memory that has one. directions: of a memory with
+    their questions and answers look at (see `experiments.fitted`). fit_tasks: further tasks of the fit alone, as many
+    prompts of each as of the first stage's; `instructions/*` among them. fit_share: of the fit's
+    tokens that then score above the threshold of a memory that has one. directions: of a memory with
     `scorer.sets`, what the search moves: each set by itself, or what all heads of a layer, or all heads, change by
     (see `experiments.directions`). candidates: scored at once (memory
     bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache
@@ -104,6 +105,7 @@ class RunConfig:
     warm_start: dict[str, float] = field(default_factory=dict)
     start: str | None = None
     fit: int = 0
+    fit_tasks: tuple[str, ...] = ()
     fit_share: float = 0.25
     use: UseConfig = field(default_factory=UseConfig)
     directions: DirectionName = "own"
@@ -152,6 +154,8 @@ class RunConfig:
             )
         if self.fit < 0 or self.fit % self.prompts.batch:
             raise ValueError(f"fit is {self.fit}; expected 0 or a multiple of prompts.batch {self.prompts.batch}")
+        if self.fit_tasks and not self.fit:
+            raise ValueError(f"fit_tasks is {self.fit_tasks}; expected none where fit is 0")
         if not 0.0 < self.fit_share < 1.0:
             raise ValueError(f"fit_share is {self.fit_share}; expected a share of the tokens, between 0 and 1")
         if self.directions not in (known := typing.get_args(DirectionName)):
@@ -179,7 +183,8 @@ class RunConfig:
             scored = (counts[name] for name in ("draw", "validation", "held_out", "streaming"))
             prompts = PromptConfig(**counts, batch=gcd(self.prompts.batch, *scored))
             alone = StageConfig(other.tasks, other.length, stage.generations)
-            runs.append(replace(self, host=other.host, rope=None, fit=0, stages=(alone,), prompts=prompts))
+            own = {"fit": 0, "fit_tasks": ()}
+            runs.append(replace(self, host=other.host, rope=None, stages=(alone,), prompts=prompts, **own))
         return tuple(runs)
 
     def scored(self, stage: StageConfig) -> int:

@@ -31,7 +31,7 @@ from experiments.objective import (
     score_recorded,
     score_streaming,
 )
-from experiments.prompts import PromptSource
+from experiments.prompts import PromptSource, TaskMix
 from experiments.recordings import Record, RecordPool, spectrum_statistics, stack, stack_prompts
 from experiments.records import CONTENTS, RUN, check_same, task_contents, write_records, write_whole
 from experiments.references import print_references, write_references
@@ -76,13 +76,17 @@ class StageRunner:
         score = self._recorded if self.config.use.mode == "recorded" else self._streaming
         self.sharded = shard_population(score, self.mesh)
 
-    def reads(self, streams: bool) -> RecordPool:
-        """Prompts as the full cache reads and answers them; `streams` for what it read too."""
+    def reads(self, streams: bool, further: tuple[str, ...] = ()) -> RecordPool:
+        """Prompts as the full cache reads and answers them; `streams` for what it read too, `further` tasks."""
         counts, config = self.config.prompts, self.config
+        source = self.source
+        if further:
+            mix = TaskMix((*self.stage.tasks, *further), self.stage.length)
+            source = PromptSource(self.host, mix, unanswered=True)
         kept_records = counts.pool + counts.validation + counts.batch
         at_once = min(counts.fresh or counts.batch, counts.batch)  # what a generation adds is read without filler
         settings = (config.use.chunk, kept_records, at_once, config.disk, streams)
-        return RecordPool(self.engine, self.host.params, self.source, *settings)
+        return RecordPool(self.engine, self.host.params, source, *settings)
 
     def _recorded(self, evolved: PyTree, params: Any, frozen: Any, stream: Any, prompt: Batch, budget: Any) -> Outcome:
         return score_recorded(self.engine, params, Parameters(evolved, frozen), stream, prompt, budget, self.kept)
@@ -102,9 +106,9 @@ class StageRunner:
         samples = sorted(older.tolist()) + list(range(newest - fresh, newest))
         return [self.training(sample * tasks + task) for sample in samples for task in range(tasks)]
 
-    def training(self, position: int) -> int:
-        """The index of a training prompt: every seed of a run has prompts of its own."""
-        return self.config.seed * SAMPLES * len(self.stage.tasks) + position
+    def training(self, position: int, tasks: int | None = None) -> int:
+        """The index of a training prompt, of the stage's tasks or of so many: every seed of a run has its own."""
+        return self.config.seed * SAMPLES * (tasks or len(self.stage.tasks)) + position
 
     def score(self, evolved: PyTree, split: Split, indices: list[int]) -> tuple[Outcome, np.ndarray, np.ndarray]:
         """Outcome of a population [pop, prompt], and the full cache's exact matches and log-likelihoods [prompt]."""
@@ -267,10 +271,12 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
         records = pool.get("train", [runner.training(i) for i in range(config.prompts.batch)])
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
     if config.fit:
-        size = config.prompts.batch
+        if config.fit_tasks:
+            pool = runner.reads(streams=True, further=config.fit_tasks)
+        size, tasks = config.prompts.batch, len(pool.source.tasks)
 
         def batches() -> Iterator[list[Record]]:
-            indices = [runner.training(i) for i in range(config.fit)]
+            indices = [runner.training(i, tasks) for i in range(config.fit)]
             return (pool.get("train", indices[i : i + size]) for i in range(0, config.fit, size))
 
         runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, config.fit_share)
@@ -377,6 +383,7 @@ GROWING = ("name", "stages", "prompts")  # may change where later stages go on f
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """A run for its folder, with what its tasks that are files of one's own hold."""
     tasks = [name for stage in config.stages for part in (stage, *stage.beside) for name in part.tasks]
+    tasks += config.fit_tasks
     return json.loads(json.dumps(config.to_json() | task_contents(tasks)))
 
 

@@ -5,6 +5,7 @@ from experiments.tasks.code_completion import CODE
 from experiments.tasks.dialogue import Dialogue
 from experiments.tasks.grocery import Grocery
 from experiments.tasks.infinitebench import INFINITEBENCH
+from experiments.tasks.instructions import INSTRUCTIONS
 from experiments.tasks.jsonl import JsonLines
 from experiments.tasks.longbench import LONGBENCH
 from experiments.tasks.longbench_v2 import LongBenchV2
@@ -28,8 +29,8 @@ def load_task(name_or_path: str) -> Task:
     """A bundled task or a benchmark's by name, or a user's own from a `.jsonl` file; ValueError for an unknown name."""
     if name_or_path.endswith(".jsonl"):
         return JsonLines.load(name_or_path)
-    for task in (*BUNDLED, *WITH_DATA):
+    for task in (*BUNDLED, *INSTRUCTIONS, *WITH_DATA):
         if task.name == name_or_path:
             return task
-    known = ", ".join((*TASKS, *(task.name for task in WITH_DATA)))
+    known = ", ".join((*TASKS, *(task.name for task in (*INSTRUCTIONS, *WITH_DATA))))
     raise ValueError(f"task: got {name_or_path!r}, expected a path that ends in .jsonl or one of {known}")

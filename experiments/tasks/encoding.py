@@ -102,13 +102,13 @@ def prompt_length(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> int:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, template: Template) -> Encoded:
-    """Token ids of a sample, cut into context, question (never empty) and target.
+    """Token ids of a sample, cut into context, question (never empty) and target (empty where the sample's is).
 
     The target follows a space unless the prompt ends or it begins in white space. It is tokenised with the prompt, so
     that greedy decoding of the right answer gives just these ids; only where a token spans both is it tokenised alone.
     """
     text, boundary = render(tokenizer, sample, template)
-    spaced = not text or text[-1].isspace() or sample.target[:1].isspace()
+    spaced = not text or text[-1].isspace() or not sample.target or sample.target[0].isspace()
     answer = sample.target if spaced else f" {sample.target}"
     ids, offsets = tokenise(tokenizer, text + answer)
     end = int(np.searchsorted(offsets[:, 1], len(text), side="right"))

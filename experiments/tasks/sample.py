@@ -17,7 +17,8 @@ class Sample:
     `context` is the instruction and the long text (what a memory compresses), `question` what follows it, `prefix` an
     unfinished sentence that the answer continues ("" if none). `target` is the canonical answer for log-likelihood.
     `classes` are all labels of a classification, `first_line` scores nothing after the first line of a prediction,
-    `chat=False` keeps the prompt out of chat templates.
+    `chat=False` keeps the prompt out of chat templates. Where there are neither answers nor a target, the host's own
+    answer is what counts (see `instructions`).
     """
 
     task: str

@@ -13,11 +13,13 @@ import namm
 from evolve.curriculum import Stage
 from evolve.fitness import FitnessConfig
 from evolve.loop import Context
+from experiments.fitted import fitted
 from experiments.page import write_report
-from experiments.prompts import TaskMix, resolve_budget
+from experiments.prompts import PromptSource, TaskMix, resolve_budget
 from experiments.recipes import RECIPES
+from experiments.recordings import RecordPool
 from experiments.run_config import BesideConfig, PromptConfig, RunConfig, StageConfig
-from experiments.training import StageRunner, continued, runner_of_hosts, starting_runner, train
+from experiments.training import SAMPLES, StageRunner, continued, runner_of_hosts, starting_runner, train
 from hosts.spec import RopeSpec
 from hosts.weights import load_host
 from namm.config import MemoryConfig, ScorerConfig
@@ -186,6 +188,24 @@ def test_every_seed_has_training_prompts_of_its_own(tiny: str, tmp_path: Path) -
     assert np.ptp(starts, axis=0).max() > 0
 
 
+def test_a_fit_has_tasks_of_its_own_beside_the_searchs(tiny: str, tmp_path: Path) -> None:
+    """The fit is that to prompts of all of them, of which the search scores none without answers."""
+    linear = MemoryConfig(("norms",), interval=16, scorer=ScorerConfig(kind="linear"))
+    config = small(tiny, memory=linear, warm_start={}, fit=4, fit_tasks=("instructions/code/scipy",), seed=1)
+    host = load_host(tiny)
+    runner = starting_runner(config, host, tmp_path)
+    mix = TaskMix((*config.stages[0].tasks, *config.fit_tasks), config.stages[0].length)
+    source, indices = PromptSource(host, mix, unanswered=True), [SAMPLES * len(mix.tasks) + i for i in range(4)]
+    pool = RecordPool(runner.engine, host.params, source, config.use.chunk, 4, 1)
+    records = [[one] for one in pool.get("train", indices)]
+    expected = fitted(namm.make("x", linear), runner.engine, host.params, lambda: records, config.fit_share).params
+    for got, want in zip(jax.tree.leaves(runner.memory.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    assert runner.source.mix.tasks == config.stages[0].tasks
+    with pytest.raises(ValueError, match="no answers to score"):
+        train(replace(config, fit_tasks=(), stages=(StageConfig(config.fit_tasks, 900, 1),)), tmp_path / "run", QUIET)
+
+
 @pytest.mark.parametrize("rows", [2, 16])
 @pytest.mark.parametrize("mode", ["recorded", "streaming"])
 def test_population_members_score_as_they_do_alone(
@@ -293,6 +313,7 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(where: str, tiny: str
         ({"fit": 12, "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"fit": 5, "warm_start": {}}, "multiple of prompts.batch"),
         ({"fit_share": 1.0}, "between 0 and 1"),
+        ({"fit_tasks": ("instructions/prose",)}, "fit_tasks is .* expected none where fit is 0"),
         ({"directions": "shared"}, "scorer.sets is ()"),
         ({"start": "smollm2", "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"stages": (StageConfig(("passkey", "niah-single"), 300, 1),), "prompts": PromptConfig(3, 3, 3)}, "draw"),
