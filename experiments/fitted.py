@@ -7,7 +7,7 @@ are looked at most, since they alone decide what a small cache answers. A linear
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -84,12 +84,26 @@ def _over(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.vmap(jax.vmap(function))
 
 
+_attended = jax.jit(attended, static_argnums=0)
+
+
 @partial(jax.jit, static_argnums=0)
-def _tokens(engine: Engine, params: Params, frozen: Any, stream: Stream, prompt: Batch) -> Tokens:
-    """Axes: layer, batch, head."""
-    wanted = jnp.log(attended(engine, params, stream, prompt) + FLOOR)
-    known, _ = _over(partial(engine.policy.features, frozen))(stream.state, stream.cache)  # type: ignore[attr-defined]
-    return Tokens(known, _over(standardise)(wanted, stream.cache.valid), stream.cache.valid)
+def _tokens(engine: Engine, frozen: Any, stream: Stream, paid: Array, share: Array | float) -> Tokens:
+    """As a memory sees them that has read so much of the context. Axes: layer, batch, head."""
+    read = stream.cache.positions < jnp.ceil(share * stream.seen)[:, None, None]
+    cache = stream.cache._replace(valid=stream.cache.valid & read)
+    known, _ = _over(partial(engine.policy.features, frozen))(stream.state, cache)  # type: ignore[attr-defined]
+    return Tokens(known, _over(standardise)(jnp.log(paid + FLOOR), cache.valid), cache.valid)
+
+
+def _seen(
+    engine: Engine, params: Params, frozen: Any, batches: Iterable[list[Record]], shares: Iterable[float]
+) -> Iterator[Tokens]:
+    """Of every batch, once for each share of its contexts."""
+    for records in batches:
+        stream, prompt = stack(records)
+        paid = _attended(engine, params, stream, prompt)
+        yield from (_tokens(engine, frozen, stream, paid, share) for share in shares)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -166,17 +180,23 @@ def _scores(engine: Engine, memory: Parameters, stream: Stream) -> Float[Array, 
 
 
 def fitted(
-    memory: Memory, engine: Engine, params: Params, batches: Callable[[], Iterable[list[Record]]], share: float
+    memory: Memory,
+    engine: Engine,
+    params: Params,
+    batches: Callable[[], Iterable[list[Record]]],
+    share: float,
+    read: tuple[float, ...] = (1.0,),
 ) -> Memory:
     """The memory with its linear or MLP score fitted on these prompts, as the full cache read and answered them.
 
     batches: gives the prompts, from the first on at every call, so that few of them need be held at once (of an MLP's,
     what the memory sees of all tokens is held). share: of the prompts' tokens that score at or above the memory's
-    threshold, in every head (in all heads that share a set of parameters); unused where it has none.
+    threshold, in every head (in all heads that share a set of parameters); unused where it has none. read: shares of a
+    context after which its tokens so far are judged, as a memory does while it reads.
     """
     policy, frozen = cast(NammPolicy, memory.policy), memory.params.frozen
     scorer = policy.config.scorer
-    seen = (_tokens(engine, params, frozen, *stack(records)) for records in batches())
+    seen = _seen(engine, params, frozen, batches(), read)
     shared = tuple(range(len(scorer.sets), 2))  # layers, heads that share a set
     found = _solved(seen, shared) if scorer.kind == "linear" else _descended(seen, policy)
 

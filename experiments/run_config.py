@@ -87,8 +87,9 @@ class RunConfig:
     otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose score is the first one instead;
     blocks that it lacks weigh nothing. fit: training prompts that the first score is fitted to instead, by what
     their questions and answers look at (see `experiments.fitted`). fit_tasks: further tasks of the fit alone, as many
-    prompts of each as of the first stage's; `instructions/*` among them. fit_share: of the fit's
-    tokens that then score above the threshold of a memory that has one. directions: of a memory with
+    prompts of each as of the first stage's; `instructions/*` among them. fit_read: shares of a context after which the
+    fit judges its tokens so far, for memories that evict while they read. fit_share: of the fit's tokens that then
+    score above the threshold of a memory that has one. directions: of a memory with
     `scorer.sets`, what the search moves: each set by itself, or what all heads of a layer, or all heads, change by
     (see `experiments.directions`). candidates: scored at once (memory
     bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache
@@ -106,6 +107,7 @@ class RunConfig:
     start: str | None = None
     fit: int = 0
     fit_tasks: tuple[str, ...] = ()
+    fit_read: tuple[float, ...] = (1.0,)
     fit_share: float = 0.25
     use: UseConfig = field(default_factory=UseConfig)
     directions: DirectionName = "own"
@@ -156,6 +158,8 @@ class RunConfig:
             raise ValueError(f"fit is {self.fit}; expected 0 or a multiple of prompts.batch {self.prompts.batch}")
         if self.fit_tasks and not self.fit:
             raise ValueError(f"fit_tasks is {self.fit_tasks}; expected none where fit is 0")
+        if not self.fit_read or not all(0.0 < share <= 1.0 for share in self.fit_read):
+            raise ValueError(f"fit_read is {self.fit_read}; expected shares of a context, above 0 and at most 1")
         if not 0.0 < self.fit_share < 1.0:
             raise ValueError(f"fit_share is {self.fit_share}; expected a share of the tokens, between 0 and 1")
         if self.directions not in (known := typing.get_args(DirectionName)):

@@ -279,7 +279,8 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
             indices = [runner.training(i, tasks) for i in range(config.fit)]
             return (pool.get("train", indices[i : i + size]) for i in range(0, config.fit, size))
 
-        runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, config.fit_share)
+        how = config.fit_share, config.fit_read
+        runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, *how)
     return runner
 
 

@@ -3,8 +3,9 @@
 Claim: what a quarter of the cache loses is small whatever is read and asked, not on needles and code alone. Command:
 `namm evolve smollm2-general`. Hardware: two CPU cores.
 
-Fitted to needles and code, `smollm2-mixed` loses more than any other on plain instructions (docs/findings.md, "Plain
-instructions"); what the host itself answers to them (`instructions/*`) needs no labels and mends it.
+Fitted to needles and code, `smollm2-mixed` loses more than any other memory on plain instructions (docs/findings.md);
+what the host itself answers to them (`instructions/*`) needs no labels and mends it. A score that knows how new a token
+is judges it anew at every update: so does the fit, with what the memory has read by then.
 """
 
 from dataclasses import replace
@@ -18,5 +19,6 @@ CONFIG = replace(
     name="smollm2-general",
     fit=120,
     fit_tasks=tuple(f"instructions/{text}" for text in TEXTS),
+    fit_read=(0.4, 0.7, 1.0),
     dtype="mixed",
 )

@@ -1,5 +1,6 @@
 """A fitted start: what answers attend to, and the least-squares fits to it, against float64."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,15 +61,27 @@ def reading(scorer: ScorerConfig, folder: Path) -> tuple[Memory, Engine, Host, l
     return memory, engine, host, [pool.get("train", [0, 1]), pool.get("train", [2, 3])]
 
 
-def tokens(memory: Memory, engine: Engine, host: Host, batches: list[list[Record]], axes: int) -> dict:
-    """By set of parameters: features, standardised log attention and weight of every token, float64."""
+def tokens(
+    memory: Memory,
+    engine: Engine,
+    host: Host,
+    batches: list[list[Record]],
+    axes: int,
+    shares: tuple[float, ...] = (1.0,),
+) -> dict:
+    """By set of parameters: features, standardised log attention and weight of every token, float64.
+
+    shares: of a context that a memory has read when it sees its tokens.
+    """
     rows: dict[tuple[int, ...], list[np.ndarray]] = {}
-    for records in batches:
+    for records, share in itertools.product(batches, shares):
         stream, prompt = jax.tree.map(jnp.asarray, stack(records))
         seen = np.asarray(attended(engine, host.params, stream, prompt), np.float64)
         for layer, row, head in np.ndindex(seen.shape[:3]):
             cache = jax.tree.map(lambda x: x[layer, row], stream.cache)  # noqa: B023 (used at once)
             state = jax.tree.map(lambda x: x[layer, row], stream.state)  # noqa: B023 (used at once)
+            read = np.arange(cache.valid.shape[1]) < share * int(stream.seen[row])
+            cache = cache._replace(valid=cache.valid & read)
             known = np.asarray(memory.policy.features({}, state, cache)[0], np.float64)[head]  # type: ignore[attr-defined]
             held = np.asarray(cache.valid)[head]
             wanted = standardised(np.log(seen[layer, row, head, held] + FLOOR))
@@ -98,6 +111,19 @@ def test_the_fit_is_the_weighted_least_squares_one(sets: tuple[int, ...], tmp_pa
         np.testing.assert_array_equal(above["kernel"][index], found["kernel"][index])
         scores = x @ np.asarray(above["kernel"][index][:, 0], np.float64) + float(above["bias"][index][0])
         assert abs((scores >= 0.7).mean() - 0.3) < 2 / len(scores)
+
+
+def test_a_fit_judges_tokens_while_it_reads(tmp_path: Path) -> None:
+    memory, engine, host, batches = reading(ScorerConfig("linear", sets=(2, 2)), tmp_path)
+    shares = (0.3, 0.55, 1.0)
+    found = fitted(memory, engine, host.params, lambda: batches, 0.3, shares).params.evolved["params"]["score"]
+    ends = tokens(memory, engine, host, batches, 2)
+    for index, (x, y, weight) in tokens(memory, engine, host, batches, 2, shares).items():
+        assert 1.8 * len(ends[index][0]) < len(x) < 1.9 * len(ends[index][0])
+        expected = solved(x, y, weight)
+        np.testing.assert_allclose(found["kernel"][index][:, 0], expected[:-1], atol=2e-3)
+        np.testing.assert_allclose(found["bias"][index][0], expected[-1], atol=2e-3)
+        assert np.abs(expected - solved(*ends[index])).max() > 0.02, "the ends alone would do"
 
 
 @pytest.mark.parametrize("sets", [(), (2,), (2, 2)])

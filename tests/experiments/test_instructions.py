@@ -46,7 +46,7 @@ def test_a_text_of_its_kind_and_split_behind_which_an_instruction_stands(task: I
     }[task.kind]()
     assert sample.context.endswith("\n\n") and any(sample.context.strip() in text for text in texts)
     encoded = encode(tokenizer, sample, "chat")
-    assert len(encoded.target) == 0 and tokenizer.decode(encoded.question).startswith(sample.question)
+    assert len(encoded.target) == 0 and str(tokenizer.decode(encoded.question)).startswith(sample.question)
 
 
 def test_texts_are_of_many_lengths_and_their_splits_disjoint() -> None:

@@ -313,6 +313,7 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(where: str, tiny: str
         ({"fit": 12, "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"fit": 5, "warm_start": {}}, "multiple of prompts.batch"),
         ({"fit_share": 1.0}, "between 0 and 1"),
+        ({"fit_read": (0.5, 0.0)}, "above 0 and at most 1"),
         ({"fit_tasks": ("instructions/prose",)}, "fit_tasks is .* expected none where fit is 0"),
         ({"directions": "shared"}, "scorer.sets is ()"),
         ({"start": "smollm2", "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
