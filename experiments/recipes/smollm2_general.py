@@ -3,7 +3,7 @@
 Claim: what a quarter of the cache loses is small whatever is read and asked, not on needles and code alone. Command:
 `namm evolve smollm2-general`. Hardware: two CPU cores.
 
-Fitted to needles and code, `smollm2-mixed` loses more than any other memory on plain instructions (docs/findings.md);
+Fitted to needles and code, `smollm2-mixed` loses more than `smollm2-heads` on plain instructions (docs/findings.md);
 what the host itself answers to them (`instructions/*`) needs no labels and mends it. A score that knows how new a token
 is judges it anew at every update: so does the fit, with what the memory has read by then.
 """
