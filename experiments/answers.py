@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from experiments.objective import FULL, KEEP_ALL, UseConfig, budgets
+from experiments.objective import FULL, KEEP_ALL, UseConfig, budgets, full_cache
 from experiments.prompts import Budget, PromptSource, budget_label
 from experiments.summary import WHOLE, entry_name
 from experiments.tasks.encoding import Batch
@@ -27,7 +27,6 @@ from namm.bundle import Bundle
 from namm.cache import CacheShape, slot_bytes
 from namm.contract import NO_PARAMETERS, Parameters
 from namm.memory import Layout
-from namm.policies import load_policy
 
 # What a budget counts: kept tokens, or bytes, where state that a memory carries for a token is paid for with tokens.
 Equal = Literal["tokens", "bytes"]
@@ -167,7 +166,7 @@ class Answering:
                 continue
             for budget in self.budgets or self.use.each:
                 self.entries.append(self._entry(memory, replace(self.use, budget=budget), budget_label(budget)))
-        self.plain = Engine(self.source.host.spec, load_policy(FULL), KEEP_ALL, self.source.mix.length)
+        self.plain = full_cache(self.source.host.spec, self.source.mix.length)
         self.bytes = token_bytes(self.memories, self.source.host)
 
     def _entry(self, memory: Memory, use: UseConfig, budget: str) -> Entry:

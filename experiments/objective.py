@@ -19,6 +19,7 @@ from experiments.tasks.encoding import Batch
 from hosts.answering import Likelihood, likelihood, settled
 from hosts.llama import Params
 from hosts.rollout import Schedule, read_apart, read_together
+from hosts.spec import HostSpec
 from hosts.stream import Engine, Stream, compress, make_engine, population, take_rows, tile_rows, unwatched
 from namm.artefact import Memory
 from namm.contract import NO_PARAMETERS, Parameters
@@ -78,18 +79,17 @@ class UseConfig:
         return min(self.capacity, width) if budget is None else budget
 
 
-def plain(engine: Engine) -> Engine:
-    """The same host without a memory."""
-    return Engine(engine.spec, load_policy(FULL), KEEP_ALL, engine.length)
+def full_cache(spec: HostSpec, length: int) -> Engine:
+    """A host without a memory; length: positions in use (see `Engine`)."""
+    return Engine(spec, load_policy(FULL), KEEP_ALL, length)
 
 
 def full_answer(engine: Engine, params: Params, stream: Stream, prompt: Batch, kept: int) -> Likelihood:
     """How a host answers with the cache as it stands; `kept` slots hold the context."""
     budget = jnp.full((stream.seen.shape[0],), kept, jnp.int32)
     asked = map(jnp.asarray, prompt[2:])
-    return likelihood(
-        plain(engine), params, NO_PARAMETERS, unwatched(stream), *asked, budget=budget, schedule=settled(kept)
-    )
+    host = full_cache(engine.spec, engine.length)
+    return likelihood(host, params, NO_PARAMETERS, unwatched(stream), *asked, budget=budget, schedule=settled(kept))
 
 
 def summarise(answers: Likelihood, pop: int) -> tuple[Float[Array, "pop prompt"], Float[Array, "pop prompt"]]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.objective import full_answer, plain, summarise
+from experiments.objective import full_answer, full_cache, summarise
 from experiments.prompts import PromptSource, Widths, fit
 from experiments.record_disk import RecordDisk, describe
 from experiments.tasks import Split
@@ -57,7 +57,8 @@ def self_answered(engine: Engine, params: Params, stream: Stream, prompt: Batch)
     steps, room = target.shape[1], jnp.full(len(target), stream.cache.keys.shape[3], jnp.int32)
     limits = jnp.where(target_length == 0, steps, 0)
     asked = unwatched(stream), question, length, room, settled(stream.cache.keys.shape[3])
-    found = generate(plain(engine), params, NO_PARAMETERS, *asked, steps, engine.spec.eos_ids, limits)
+    host = full_cache(engine.spec, engine.length)
+    found = generate(host, params, NO_PARAMETERS, *asked, steps, engine.spec.eos_ids, limits)
     answered = jnp.minimum(jnp.sum(found >= 0, axis=1, dtype=jnp.int32) + 1, steps)
     found = jnp.where(found < 0, next(iter(engine.spec.eos_ids), 0), found)
     return prompt._replace(
