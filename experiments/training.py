@@ -255,7 +255,7 @@ def continued(memory: Memory, start: str) -> Memory:
     return replace(memory, params=Parameters(evolved, other.params.frozen or memory.params.frozen))
 
 
-def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
+def starting_runner(config: RunConfig, host: Host, folder: Path, console: Console) -> StageRunner:
     """The first stage with the memory that the search starts from: what an earlier call kept in the folder, or new.
 
     Zero weights, the warm start or a fitted score, and the spectrum's statistics over the un-evicted host's first
@@ -277,7 +277,9 @@ def starting_runner(config: RunConfig, host: Host, folder: Path) -> StageRunner:
 
         def batches() -> Iterator[list[Record]]:
             indices = [runner.training(i, tasks) for i in range(config.fit)]
-            return (pool.get("train", indices[i : i + size]) for i in range(0, config.fit, size))
+            for begin in range(0, config.fit, size):
+                yield pool.get("train", indices[begin : begin + size])
+                console.print(f"Fit: {begin + size} of {config.fit} prompts")
 
         how = config.fit_share, config.fit_read
         runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, *how)
@@ -335,7 +337,7 @@ def evolve_memory(config: RunConfig, host: Host, folder: Path, console: Console)
 
     Nothing is written before the first stage's hosts and prompts stand.
     """
-    first = starting_runner(config, host, folder)
+    first = starting_runner(config, host, folder, console)
     start = first.memory
 
     @functools.cache
@@ -426,6 +428,7 @@ def provenance(config: RunConfig, result: RunResult) -> dict[str, Any]:
         "budget": config.use.budget,
         "search": to_json(config.search),
         **({} if config.directions == "own" else {"directions": config.directions}),
+        **({"fit": config.fit, "fit_tasks": list(config.fit_tasks)} if config.fit else {}),
         "generations": result.state.generation,
         "best_generation": int(result.state.best_generation),
         "seed": config.seed,

@@ -14,6 +14,7 @@ import json, sys
 from dataclasses import replace
 from pathlib import Path
 import jax, numpy as np
+from rich.console import Console
 from experiments.recipes import RECIPES
 from experiments.run_config import PromptConfig
 from experiments.training import starting_runner
@@ -30,7 +31,7 @@ config = replace(
     model_devices=model,
 )
 host = load_host("pocket")
-runner = starting_runner(config, host, folder)
+runner = starting_runner(config, host, folder, Console(quiet=True))
 rng = np.random.default_rng(0)
 evolved = runner.memory.params.evolved
 population = jax.tree.map(lambda x: rng.normal(size=(8, *x.shape)).astype(np.float32), evolved)

@@ -1,5 +1,6 @@
 """Every recipe from start to table on a tiny stand-in; resume; no recompilation; bad input."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -67,8 +68,11 @@ def shrunk(config: RunConfig, host: str) -> RunConfig:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAMM_DATA", str(GOLDEN))
-    memory = train(shrunk(RECIPES[name], tiny), tmp_path / "run", QUIET)
+    config = shrunk(RECIPES[name], tiny)
+    memory = train(config, tmp_path / "run", QUIET)
     assert memory.provenance["generations"] == 1 + len(RECIPES[name].stages)
+    fit = [memory.provenance.get(part) for part in ("fit", "fit_tasks")]
+    assert fit == ([1, list(config.fit_tasks)] if config.fit else [None, None])
     loaded = namm.load(tmp_path / "run" / "memory")
     for a, b in zip(jax.tree.leaves(memory.params), jax.tree.leaves(loaded.params), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -146,7 +150,7 @@ def test_nothing_recompiles_from_one_generation_to_the_next(mode: str, tiny: str
     config = small(tiny)
     config = replace(config, use=replace(config.use, mode=mode), prompts=replace(config.prompts, pool=4, fresh=2))
     host = load_host(tiny)
-    runner = starting_runner(config, host, tmp_path)
+    runner = starting_runner(config, host, tmp_path, QUIET)
     compiled: list[float] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration, **_: compiled.append(duration) if event.endswith("backend_compile_duration") else None
@@ -168,7 +172,7 @@ def test_nothing_recompiles_from_one_generation_to_the_next(mode: str, tiny: str
 def test_the_pool_moves_on_by_its_fresh_prompts(fresh: int, tiny: str, tmp_path: Path) -> None:
     config = small(tiny)
     config = replace(config, prompts=replace(config.prompts, draw=4, pool=6, fresh=fresh))
-    runner = starting_runner(config, load_host(tiny), tmp_path)
+    runner = starting_runner(config, load_host(tiny), tmp_path, QUIET)
     for generation in range(4):
         drawn, newest = runner.drawn(generation, generation), 6 + fresh * generation
         assert len(set(drawn)) == 4 and newest - 6 <= min(drawn) and max(drawn) < newest
@@ -181,7 +185,7 @@ def test_every_seed_has_training_prompts_of_its_own(tiny: str, tmp_path: Path) -
     fits = small(tiny, memory=linear, warm_start={}, fit=4)
     starts, prompts = [], []
     for seed in (0, 1, 2):
-        runner = starting_runner(replace(fits, seed=seed), load_host(tiny), tmp_path / str(seed))
+        runner = starting_runner(replace(fits, seed=seed), load_host(tiny), tmp_path / str(seed), QUIET)
         starts.append(np.concatenate([x.ravel() for x in jax.tree.leaves(runner.memory.params.evolved)]))
         prompts += [runner.source.prompt("train", index).sample.context for index in runner.drawn(7, 3)]
     assert len(set(prompts)) == len(prompts)
@@ -193,7 +197,9 @@ def test_a_fit_has_tasks_of_its_own_beside_the_searchs(tiny: str, tmp_path: Path
     linear = MemoryConfig(("norms",), interval=16, scorer=ScorerConfig(kind="linear"))
     config = small(tiny, memory=linear, warm_start={}, fit=4, fit_tasks=("instructions/code/scipy",), seed=1)
     host = load_host(tiny)
-    runner = starting_runner(config, host, tmp_path)
+    told = io.StringIO()
+    runner = starting_runner(config, host, tmp_path, Console(file=told))
+    assert told.getvalue().splitlines()[-1] == "Fit: 4 of 4 prompts"
     mix = TaskMix((*config.stages[0].tasks, *config.fit_tasks), config.stages[0].length)
     source, indices = PromptSource(host, mix, unanswered=True), [SAMPLES * len(mix.tasks) + i for i in range(4)]
     pool = RecordPool(runner.engine, host.params, source, config.use.chunk, 4, 1)
@@ -217,7 +223,7 @@ def test_population_members_score_as_they_do_alone(
     config = small(tiny)
     config = replace(config, use=replace(config.use, mode=mode), prompts=replace(config.prompts, batch=2))
     host = load_host(tiny)
-    runner = starting_runner(config, host, tmp_path)
+    runner = starting_runner(config, host, tmp_path, QUIET)
     rng = np.random.default_rng()
     population = jax.tree.map(
         lambda x: rng.normal(size=(4, *x.shape)).astype(np.float32), runner.memory.params.evolved
@@ -234,7 +240,7 @@ def test_population_members_score_as_they_do_alone(
 
 def test_what_is_kept_counts_in_validation_as_in_the_fitness(tiny: str, tmp_path: Path) -> None:
     config = small(tiny, fitness=FitnessConfig(grade_weight=0.3, kept_weight=0.5))
-    runner = starting_runner(config, load_host(tiny), tmp_path)
+    runner = starting_runner(config, load_host(tiny), tmp_path, QUIET)
     found = runner.validation(runner.memory.params.evolved)
     assert found["kept"] > 0
     assert found["score"] == pytest.approx(found["exact"] + 0.3 * found["grade"] - 0.5 * found["kept"])
@@ -247,7 +253,7 @@ def test_hosts_of_a_stage_score_the_same_candidates(tiny: str, tmp_path: Path) -
     (beside,) = config.beside(TWO_HOSTS)
     assert (beside.host, beside.prompts) == ("pocket", PromptConfig(2, 2, 0, 2, 2, 0, 2))
     assert config.scored(TWO_HOSTS) == 6
-    first = starting_runner(config, load_host(tiny), tmp_path)
+    first = starting_runner(config, load_host(tiny), tmp_path, QUIET)
     alone = [first, StageRunner(beside, beside.stages[0], load_host("pocket"), first.memory)]
     rng = np.random.default_rng()
     population = jax.tree.map(
