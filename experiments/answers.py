@@ -266,7 +266,9 @@ class Answering:
 
     def _slots(self, entry: Entry, full: int) -> int:
         """Slots for kept tokens; the full cache is given all its `full` slots."""
-        return full if entry.budget == WHOLE else entry.use.kept(self.source.widths.context)
+        if entry.budget == WHOLE:
+            return full
+        return entry.use.kept(self.source.widths.context, entry.memory.selection.widest)
 
     def _budgets(self, entry: Entry, prompt: Batch, kept: int) -> Int[Array, " prompt"]:
         """Tokens that each prompt may keep."""

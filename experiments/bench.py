@@ -263,8 +263,8 @@ def _scorers(
 ) -> Scorers:
     engine = make_engine(host.spec, memory.policy, memory.selection, source.mix.length)
     prompt = jax.tree.map(jnp.asarray, source.batch("train", indices))
-    kept = use.kept(source.widths.context)
-    budget = jnp.full(len(indices), kept, jnp.int32)
+    kept = use.kept(source.widths.context, memory.selection.widest)
+    budget = jnp.full(len(indices), use.kept(source.widths.context), jnp.int32)
     one = memory.population
     many = Parameters(jax.tree.map(lambda x: jnp.repeat(x, pop, axis=0), one.evolved), one.frozen)
     read = partial(

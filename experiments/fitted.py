@@ -3,7 +3,8 @@
 What the tokens to come will look at is known after the fact, from the full cache's own pass over question and answer:
 a least-squares fit of its logarithm, one for every set of parameters of the memory, with more weight on the tokens that
 are looked at most, since they alone decide what a small cache answers. A linear score is solved for, an MLP descends
-(Adam). Where the memory has a threshold, a share of the tokens scores above it.
+(Adam). Where the memory has a threshold, a share of the tokens scores above it. Where layers or heads have budgets of
+their own, these lose as little as can be of the attention that question and answer pay, all heads together.
 """
 
 import math
@@ -29,6 +30,7 @@ from namm.content import standardise
 from namm.contract import Observation, Parameters, PolicyState
 from namm.model import NammPolicy
 from namm.network import make_scorer
+from namm.selection import MOST
 from namm.policies.base import BasePolicy
 
 ATTENDED = "attended"
@@ -38,6 +40,7 @@ FLOOR = 1e-5  # attention below it is as good as none
 # those a standard deviation above their head's mean, -0.419 with this; full cache -0.403.
 LEAST, MOST = -3.0, 4.0
 RIDGE = 10.0  # of a linear score
+PARTS = 64  # of a context, in which budgets of layers and heads are counted
 STEPS, RATE, TOKENS = 1500, 3e-3, 4096  # of an MLP's descent: steps, their first length, tokens drawn for one
 
 
@@ -170,6 +173,40 @@ def _descend(scorer: Any, start: PyTree, tokens: Tokens) -> dict[str, dict[str, 
     return jax.tree.map(np.asarray, descend(tokens, start))
 
 
+@jax.jit
+def _lost(
+    scores: Float[Array, "layer head batch slot"], paid: Float[Array, "layer batch head slot"]
+) -> Float[Array, "layer head batch part"]:
+    """Attention that dropped tokens were paid where a head keeps 0, 1 .. PARTS parts of the context, best scores first.
+
+    scores: NaN in empty slots.
+    """
+    best = jnp.argsort(-scores, axis=-1)  # NaN last
+    paid = jnp.where(jnp.isnan(scores), 0.0, jnp.moveaxis(paid, 1, 2))
+    kept = jnp.cumsum(jnp.take_along_axis(paid, best, axis=-1), axis=-1)
+    kept = jnp.pad(kept, [(0, 0)] * 3 + [(1, 0)])
+    length = jnp.sum(~jnp.isnan(scores), axis=-1, keepdims=True)
+    at = jnp.ceil(jnp.arange(PARTS + 1) / PARTS * length).astype(jnp.int32)
+    return kept[..., -1:] - jnp.take_along_axis(kept, at, axis=-1)
+
+
+def least_lost(lost: Float[np.ndarray, "*heads part"], kept: float) -> Float[np.ndarray, "*heads"]:
+    """Logarithms of the shares in a budget of `kept` of the context, on average, that lose the least in all.
+
+    lost: by parts of the context that a head keeps, 0 to all of them. A head gets at most MOST budgets. One price of a
+    part for all heads decides how many each takes; the price is found by bisection.
+    """
+    parts = np.linspace(0.0, 1.0, lost.shape[-1])
+    lost = np.where(parts <= max(MOST * kept, parts[1]), lost, np.inf)
+    low, high = 1e-9, float(np.max(lost[..., 0])) * len(parts) + 1.0
+    for _ in range(100):
+        price = math.sqrt(low * high)
+        taken = parts[np.argmin(lost + price * parts, axis=-1)]
+        low, high = (price, high) if taken.mean() > kept else (low, price)
+    taken = parts[np.argmin(lost + high * parts, axis=-1)]
+    return np.log(np.maximum(taken, parts[1] / 4) / kept)
+
+
 @partial(jax.jit, static_argnums=0)
 def _scores(engine: Engine, memory: Parameters, stream: Stream) -> Float[Array, "layer head batch slot"]:
     """Scores; NaN in empty slots."""
@@ -186,13 +223,15 @@ def fitted(
     batches: Callable[[], Iterable[list[Record]]],
     share: float,
     read: tuple[float, ...] = (1.0,),
+    kept: float = 0.25,
 ) -> Memory:
     """The memory with its linear or MLP score fitted on these prompts, as the full cache read and answered them.
 
     batches: gives the prompts, from the first on at every call, so that few of them need be held at once (of an MLP's,
     what the memory sees of all tokens is held). share: of the prompts' tokens that score at or above the memory's
     threshold, in every head (in all heads that share a set of parameters); unused where it has none. read: shares of a
-    context after which its tokens so far are judged, as a memory does while it reads.
+    context after which its tokens so far are judged, as a memory does while it reads. kept: of a context, on average;
+    what layers or heads with budgets of their own share out.
     """
     policy, frozen = cast(NammPolicy, memory.policy), memory.params.frozen
     scorer = policy.config.scorer
@@ -201,8 +240,8 @@ def fitted(
     found = _solved(seen, shared) if scorer.kind == "linear" else _descended(seen, policy)
 
     def scoring(bias: np.ndarray) -> Parameters:
-        parts = {**found, "score": {**found["score"], "bias": bias}}
-        return Parameters({"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parts)}, frozen)
+        parts = {"params": {**found, "score": {**found["score"], "bias": bias}}}
+        return Parameters({**memory.params.evolved, **jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parts)}, frozen)
 
     bias = found["score"]["bias"]
     if (threshold := memory.selection.threshold) is not None:
@@ -210,4 +249,12 @@ def fitted(
         scores = [np.asarray(_scores(engine, begun, stack(records)[0])) for records in batches()]
         scores = np.concatenate([x.reshape(*x.shape[:2], -1) for x in scores], axis=2)
         bias = threshold - np.nanquantile(scores, 1.0 - share, axis=(*shared, 2))[..., None]
-    return replace(memory, params=scoring(bias))
+    new = scoring(bias)
+    if policy.config.budgets:
+        lost = []
+        for records in batches():
+            stream, prompt = stack(records)
+            lost.append(_lost(_scores(engine, new, stream), _attended(engine, params, stream, prompt)))
+        lost = np.concatenate(lost, axis=2).mean(axis=(*range(len(policy.config.budgets), 2), 2))
+        new.evolved["budgets"] = jnp.asarray(least_lost(lost, kept), jnp.float32)
+    return replace(memory, params=new)

@@ -69,9 +69,14 @@ class UseConfig:
         """The budgets, one by one."""
         return tuple(self.budget) if isinstance(self.budget, tuple) else (self.budget,)
 
-    def kept(self, width: int) -> int:
-        """Static slots for kept tokens at a context width."""
-        return max(self._slots(budget, width) for budget in self.each)
+    def kept(self, width: int, widest: int = 1) -> int:
+        """Static slots for kept tokens at a context width; widest: budgets that a head may hold (`SelectionConfig`)."""
+        slots = max(self._slots(budget, width) for budget in self.each)
+        return max(slots, min(widest * slots, width))
+
+    def least(self, width: int) -> float:
+        """The smallest budget as a share of a context of this width."""
+        return min(self._slots(budget, width) for budget in self.each) / width
 
     def _slots(self, budget: Budget, width: int) -> int:
         if isinstance(budget, float):

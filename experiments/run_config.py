@@ -166,6 +166,8 @@ class RunConfig:
             raise ValueError(f"directions is {self.directions!r}; expected one of {', '.join(known)}")
         if self.directions != "own" and not self.memory.scorer.sets:
             raise ValueError(f"directions is {self.directions!r}; expected 'own' where memory.scorer.sets is ()")
+        if self.directions == "budgets" and not self.memory.budgets:
+            raise ValueError("directions is 'budgets'; expected memory.selection.budgets 'layer' or 'head' with it")
         if self.candidates and self.search.population % self.candidates:
             raise ValueError(
                 f"candidates is {self.candidates}; expected a divisor of search.population {self.search.population}"

@@ -68,7 +68,7 @@ class StageRunner:
         self.pool = self.reads(self.config.use.mode == "recorded")
         self.mesh = make_mesh(self.config.model_devices)
         check_population(self.config.search.population, self.mesh)
-        self.kept = self.config.use.kept(self.source.widths.context)
+        self.kept = self.config.use.kept(self.source.widths.context, self.memory.selection.widest)
         # a budget that cannot work is an error before any work
         budgets(self.config.use, self.source.batch("train", [0]), self.kept, self.memory.selection)
         self.schedule = Schedule(self.memory.interval, min(self.config.use.chunk, self.memory.interval), self.kept)
@@ -221,7 +221,7 @@ def warm_started(memory: Memory, weights: dict[str, float]) -> Memory:
     for name, weight in weights.items():
         kernel[..., memory.policy.config.columns[name], :] += weight  # type: ignore[attr-defined]
     params["score"] = {**params["score"], "kernel": jnp.asarray(kernel)}
-    return replace(memory, params=Parameters({"params": params}, memory.params.frozen))
+    return replace(memory, params=Parameters({**memory.params.evolved, "params": params}, memory.params.frozen))
 
 
 def _first(config: RunConfig) -> Memory:
@@ -251,7 +251,10 @@ def continued(memory: Memory, start: str) -> Memory:
     for name, columns in theirs.columns.items():
         kernel[..., ours.columns[name], :] = score["kernel"][..., columns, :]
     bias = np.broadcast_to(score["bias"], (*ours.scorer.sets, 1))
-    evolved = {"params": {"score": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
+    first = {"score": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
+    evolved = {**memory.params.evolved, "params": first}
+    if theirs.budgets == ours.budgets != ():
+        evolved["budgets"] = other.params.evolved["budgets"]
     return replace(memory, params=Parameters(evolved, other.params.frozen or memory.params.frozen))
 
 
@@ -281,7 +284,7 @@ def starting_runner(config: RunConfig, host: Host, folder: Path, console: Consol
                 yield pool.get("train", indices[begin : begin + size])
                 console.print(f"Fit: {begin + size} of {config.fit} prompts")
 
-        how = config.fit_share, config.fit_read
+        how = config.fit_share, config.fit_read, config.use.least(pool.source.widths.context)
         runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, *how)
     return runner
 

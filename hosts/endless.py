@@ -59,7 +59,8 @@ class Reader:
         budget = spec.max_positions if isinstance(memory.policy, KeepAll) else budget
         self.host, self.memory, self.seed = host, memory, seed
         self.chunk = min(memory.interval, CHUNK)
-        self.layout = Layout(budget, -(-memory.interval // self.chunk) * self.chunk)
+        kept = budget * memory.selection.widest
+        self.budget, self.layout = budget, Layout(kept, -(-memory.interval // self.chunk) * self.chunk)
         self.limit = sys.maxsize if slot else spec.max_positions
         self.length = budget + memory.interval if slot else spec.max_positions
         self.engine = self._engine(memory.policy)
@@ -116,7 +117,7 @@ class Reader:
     def update(self, policy: Policy | None = None) -> None:
         """An update now; by another policy with the same state where one is given, since a turn may end otherwise."""
         engine = self.engine if policy is None else self._engine(policy)
-        budget = np.array([self.layout.kept], np.int32)
+        budget = np.array([self.budget], np.int32)
         self.stream = _update(engine, self.memory.population, self.stream, budget, self.layout)
         self.window = 0
 

@@ -20,7 +20,7 @@ from namm.cache import CacheShape, SlotCache, append, empty
 from namm.contract import SIGNALS, Observation, Parameters, Policy, PolicyState, annotate
 from namm.memory import Layout, update
 from namm.model import NammPolicy
-from namm.selection import SelectionConfig
+from namm.selection import SelectionConfig, share_out
 
 
 @dataclass(frozen=True)
@@ -202,36 +202,51 @@ def compress(
     if rows not in (batch, pop * batch):
         raise ValueError(f"stream has {rows} rows; expected {batch} (shared by candidates) or {pop * batch}")
     shared = rows == batch
+    tokens = _budgets(engine, memory, budget, stream.seen, layout.kept)
 
     def one(params: Parameters, state: PolicyState, cache: SlotCache, tokens: Array) -> tuple[PolicyState, SlotCache]:
         return update(engine.policy, params, state, cache, engine.selection, tokens, layout)
 
     over_rows = jax.vmap(one, in_axes=(None, 0, 0, 0))
     rows_axis = None if shared else 0
-    over_pop = jax.vmap(over_rows, in_axes=(Parameters(0, None), rows_axis, rows_axis, None), axis_size=pop)
+    axes = (Parameters(0, None), rows_axis, rows_axis, None if tokens is None else 0)
+    over_pop = jax.vmap(over_rows, in_axes=axes, axis_size=pop)
     own = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), memory.evolved) if engine.policy.layered else None
     spread = partial(tile_rows, pop=pop) if shared else lambda tree: tree
     due = None if due is None else spread(due)
 
-    def layer(inputs: tuple[PolicyState, SlotCache, Any]) -> tuple[PolicyState, SlotCache]:
-        state, cache, evolved = inputs
+    def layer(inputs: tuple[PolicyState, SlotCache, Any, Array | None]) -> tuple[PolicyState, SlotCache]:
+        state, cache, evolved, own_budget = inputs
         params = memory._replace(evolved=evolved) if engine.policy.layered else memory
         split = (state, cache)
         if not shared:
             split = jax.tree.map(lambda x: x.reshape(pop, batch, *x.shape[1:]), split)
-        new = over_pop(params, split[0], split[1], budget)
+        new = over_pop(params, split[0], split[1], budget if own_budget is None else own_budget)
         new = jax.tree.map(lambda x: x.reshape(pop * batch, *x.shape[2:]), new)
         if engine.policy.position_rule == "slot":
             new = (new[0], _renumber(engine, new[1]))
         return new if due is None else jax.tree.map(partial(_choose, due), new, spread((state, cache)))
 
-    state, cache = jax.lax.map(layer, (stream.state, stream.cache, own))
+    state, cache = jax.lax.map(layer, (stream.state, stream.cache, own, tokens))
     seen, position, window, hidden, token = spread(stream[2:])
     if engine.policy.position_rule == "slot":
         filled = jnp.sum(cache.valid[0, :, 0], axis=-1).astype(jnp.int32)
         position = filled if due is None else jnp.where(due, filled, position)
     window = jnp.zeros_like(window) if due is None else jnp.where(due, 0, window)
     return Stream(cache, state, seen, position, window, hidden, token)
+
+
+def _budgets(
+    engine: Engine, memory: Parameters, budget: Array, seen: Int[Array, " stream_rows"], kept: int
+) -> Int[Array, "layer pop batch #head"] | None:
+    """Budgets of layers or heads that have their own; None where all have the same."""
+    if engine.selection.budgets == "equal":
+        return None
+    seen = jnp.broadcast_to(seen.reshape(-1, len(budget)), (population(memory), len(budget)))
+    most = jnp.minimum(jnp.minimum(seen, kept), engine.selection.widest * budget)
+    over_rows = jax.vmap(partial(share_out, protected=engine.selection.protected), in_axes=(None, 0, 0))
+    tokens = jax.vmap(over_rows, in_axes=(0, None, 0))(memory.evolved["budgets"], budget, most)
+    return jnp.moveaxis(tokens, 2, 0)
 
 
 def tile_rows(tree: Any, pop: int) -> Any:

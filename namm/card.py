@@ -59,6 +59,7 @@ def _configuration(contents: Contents) -> dict[str, Any]:
     count = sum(x.size for x in jax.tree.leaves(contents.params.evolved))
     threshold = config.selection.threshold
     kept = "by budget" if threshold is None else f"{config.selection.mode}, scores of {threshold} and more"
+    kept += "" if config.selection.budgets == "equal" else f", every {config.selection.budgets} its own share of it"
     return {
         "scorer": f"{config.scorer.kind}, {count} evolved parameters",
         "feature blocks": config.features,

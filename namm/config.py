@@ -12,6 +12,7 @@ from namm.network import ScorerName
 from namm.selection import SelectionConfig
 
 Relative = Literal["held", "read"]
+BUDGET_AXES = {"equal": 0, "layer": 1, "head": 2}  # layers, heads
 LIMIT = 2**31  # of any number in a configuration: positions and sizes are 32-bit integers
 
 @dataclass(frozen=True)
@@ -66,6 +67,16 @@ class MemoryConfig:
         if self.relative not in typing.get_args(Relative):
             raise ValueError(f"relative is {self.relative!r}; expected one of {', '.join(typing.get_args(Relative))}")
         check_interval(self.interval, self.spectrum.hop)
+        if len(self.budgets) < BUDGET_AXES[self.selection.budgets]:
+            raise ValueError(
+                f"selection.budgets is {self.selection.budgets!r} and scorer.sets {self.scorer.sets}; expected sets of "
+                "parameters for every layer (\"layer\") or every head (\"head\") beside it"
+            )
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The shape of the shares that layers or heads have in the budget; () where they have none."""
+        return self.scorer.sets[: BUDGET_AXES[self.selection.budgets]]
 
     @property
     def width(self) -> int:

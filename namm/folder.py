@@ -19,7 +19,7 @@ from namm.config import MemoryConfig, from_json, to_json
 from namm.contract import Parameters, Policy
 from namm.model import NammPolicy, initial_parameters
 
-FORMAT_VERSION = 2  # 1 had neither `relative` nor `scorer.sets`
+FORMAT_VERSION = 3  # 1 had neither `relative` nor `scorer.sets`, and 2 no `selection.budgets`
 WEIGHTS, CONFIG = "memory.safetensors", "config.json"
 REMAKE = "save it again with save_pretrained, or fetch an undamaged copy"
 LARGEST_CONFIG = 2**20  # bytes; the configurations that ship have less than 2 KB
@@ -108,10 +108,13 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     for key, kind in KEYS.items():
         if type(content[key]) is not kind:
             raise ValueError(f"{where}: {key} is {brief(content[key])}; expected {kind.__name__}; {REMAKE}")
-    memory, scorer = content["memory"], content["memory"].get("scorer")
-    if content["format_version"] == 1 and isinstance(scorer, dict) and not {"relative", "sets"} & {*memory, *scorer}:
-        memory["relative"], scorer["sets"] = "held", []
-    elif content["format_version"] != FORMAT_VERSION:
+    memory, version = content["memory"], content["format_version"]
+    scorer, selection = memory.get("scorer"), memory.get("selection")
+    if version == 1 and isinstance(scorer, dict) and not {"relative", "sets"} & {*memory, *scorer}:
+        memory["relative"], scorer["sets"], version = "held", [], 2
+    if version == 2 and isinstance(selection, dict) and "budgets" not in selection:
+        selection["budgets"], version = "equal", 3
+    if version != FORMAT_VERSION:
         raise ValueError(
             f"{where}: format_version is {brief(content['format_version'])}; this release reads 1 to {FORMAT_VERSION}; "
             "upgrade namm or save the memory again"

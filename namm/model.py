@@ -23,6 +23,7 @@ class NammPolicy:
     """A memory model behind the policy contract.
 
     Its parameters are Parameters(evolved=Flax variables of the scorer, frozen={"mean": [freq], "variance": [freq]}).
+    Where layers or heads have budgets of their own, evolved["budgets"] holds the logarithms of their shares.
     """
 
     config: MemoryConfig = field(default_factory=MemoryConfig)
@@ -71,7 +72,7 @@ class NammPolicy:
         self, params: Parameters, state: PolicyState, cache: SlotCache
     ) -> tuple[Float[Array, "head slot"], PolicyState]:
         features, state = self.features(params.frozen, state, cache)
-        return self.apply(params.evolved, features, cache.valid), state
+        return self.apply({"params": params.evolved["params"]}, features, cache.valid), state
 
     def features(
         self, statistics: dict[str, Array], state: PolicyState, cache: SlotCache
@@ -111,7 +112,8 @@ class NammPolicy:
 
 def initial_parameters(policy: NammPolicy) -> Parameters:
     """Where a search starts when nothing is known."""
-    return Parameters(policy.initial_scorer(), identity_statistics(policy.config.spectrum))
+    shares = {"budgets": jnp.zeros(policy.config.budgets)} if policy.config.budgets else {}
+    return Parameters(policy.initial_scorer() | shares, identity_statistics(policy.config.spectrum))
 
 
 def identity_statistics(spectrum: SpectrumConfig) -> dict[str, Array]:

@@ -1,11 +1,15 @@
 """Scores to kept slots: a threshold (faithful or strict), a budget, protected tokens; the output size is static."""
 
+import typing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+BudgetsName = Literal["equal", "layer", "head"]
+MOST = 4  # budgets: the most that a head with a budget of its own may hold
 
 
 @dataclass(frozen=True)
@@ -17,12 +21,15 @@ class SelectionConfig:
         "strict" keeps per head what is at or above the threshold and nothing else.
     threshold: None keeps by budget alone.
     recent: newest tokens that are never dropped (the original protects one). sinks: oldest positions never dropped.
+    budgets: "equal" gives every head the budget. "layer" and "head" give all heads together as much, shared out among
+        layers or heads as the memory's parameters say (see `share_out`), at most MOST budgets to one.
     """
 
     mode: Literal["faithful", "strict"] = "faithful"
     threshold: float | None = 0.0
     recent: int = 1
     sinks: int = 0
+    budgets: BudgetsName = "equal"
 
     def __post_init__(self) -> None:
         if self.mode not in ("faithful", "strict"):
@@ -31,11 +38,23 @@ class SelectionConfig:
             raise ValueError(f"selection.recent is {self.recent}; at least the newest token (1) is always kept")
         if self.sinks < 0:
             raise ValueError(f"selection.sinks is {self.sinks}; expected 0 or more")
+        if self.budgets not in (known := typing.get_args(BudgetsName)):
+            raise ValueError(f"selection.budgets is {self.budgets!r}; expected one of {', '.join(known)}")
+        if self.budgets != "equal" and self.threshold is not None:
+            raise ValueError(
+                f"selection.budgets is {self.budgets!r}; expected 'equal' beside a threshold ({self.threshold}), which "
+                "says by itself how much a head keeps"
+            )
 
     @property
     def protected(self) -> int:
         """Tokens that no budget may drop."""
         return self.recent + self.sinks
+
+    @property
+    def widest(self) -> int:
+        """Budgets that a single head may hold."""
+        return 1 if self.budgets == "equal" else MOST
 
 
 class Selection(NamedTuple):
@@ -43,6 +62,28 @@ class Selection(NamedTuple):
 
     indices: Int[Array, "head kept"]
     keep: Bool[Array, "head kept"]
+
+
+def share_out(
+    shares: Float[Array, "layer *head"], budget: Int[Array, ""], most: Int[Array, ""], protected: int
+) -> Int[Array, "layer head"]:
+    """Budgets of layers (one head) or of heads: `budget` on average, rounded down, and none above `most`.
+
+    Each gets the `protected` tokens, and of the rest in proportion to exp(shares); what one that is full cannot take
+    goes to the others. Equal shares get `budget` each.
+    """
+    layers, shares = len(shares), shares.reshape(-1)
+    mean, room = (jnp.maximum(x - protected, 0).astype(jnp.float32) for x in (budget, most))
+    weights = jnp.exp(shares - jnp.max(shares))
+    ranked = -jnp.sort(-weights)
+    left = jnp.cumsum(ranked[::-1])[::-1]  # weights from here on
+    full = jnp.arange(len(shares))  # if the parts before this one are full, what is left of a unit of weight
+    unit = (len(shares) * mean - full * room) / left
+    fits = unit * ranked <= room
+    tokens = jnp.minimum(unit[jnp.argmax(fits)] * weights, room)
+    tokens = jnp.where(jnp.any(fits), tokens, room)
+    tokens = jnp.floor(tokens + 1e-3)  # float32 puts whole numbers a little lower
+    return protected + tokens.astype(jnp.int32).reshape(layers, -1)
 
 
 def protect(
@@ -62,7 +103,7 @@ def select(
     positions: Int[Array, "head slot"],
     valid: Bool[Array, "head slot"],
     config: SelectionConfig,
-    budget: Int[Array, ""] | int,
+    budget: Int[Array, ""] | Int[Array, " #head"] | int,
     kept: int,
 ) -> Selection:
     """Choose at most min(budget, kept) slots per head; `kept` is the static size of the result.

@@ -196,7 +196,7 @@ class NammLayer(RowChanges, CacheLayerMixin):
     def evict(
         self,
         due: Bool[Tensor, " batch"],
-        budget: Int[Tensor, " batch"],
+        budget: Int[Tensor, "batch #head"],
         selection: SelectionConfig,
         turn: Rotate | None,
     ) -> None:

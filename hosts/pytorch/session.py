@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, cast
 
+import jax
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -17,8 +19,9 @@ from namm.artefact import Memory
 from namm.contract import SIGNALS
 from namm.model import NammPolicy
 from namm.pytorch import port
-from namm.selection import SelectionConfig
+from namm.selection import SelectionConfig, share_out
 
+_share_out = jax.jit(share_out, static_argnums=3)
 Budget = int | tuple[int, ...] | float | None  # see `Schedule`
 
 
@@ -183,13 +186,24 @@ class Session:
         """What an update of the rows that are due, `seen` tokens read, does to a layer; None where no row is."""
         if not any(due):
             return None
-        budget = self.schedule.tokens(seen, cache.rows, self.memory.selection)
+        budgets = self._budgets(self.schedule.tokens(seen, cache.rows, self.memory.selection), seen)
+        turn = self.turn if self.slot_rule else None
 
         def evict(layer: NammLayer) -> None:
             cache.measure()
-            layer.evict(torch.tensor(due), budget, self.memory.selection, self.turn if self.slot_rule else None)
+            layer.evict(torch.tensor(due), budgets[layer.index], self.memory.selection, turn)
 
         return evict
+
+    def _budgets(self, budget: Int[Tensor, " batch"], seen: list[int]) -> Int[Tensor, "layer batch #head"]:
+        """Tokens that every layer's heads keep of every row, as `hosts.stream.compress` shares them out."""
+        selection = self.memory.selection
+        if selection.budgets == "equal":
+            return budget[:, None].expand(len(self.policies), -1, 1)
+        most = np.minimum(np.asarray(seen, np.int32), selection.widest * budget.numpy().astype(np.int32))
+        shares = self.memory.params.evolved["budgets"]
+        rows = [_share_out(shares, *row, selection.protected) for row in zip(budget.int().numpy(), most, strict=True)]
+        return torch.tensor(np.stack(rows, axis=1))
 
     def _restart(self, cache: NammCache, due: list[bool]) -> None:
         """A new window in the rows that were due."""

@@ -13,7 +13,7 @@ def select(
     positions: Int[Tensor, "batch head slot"],
     valid: Bool[Tensor, "batch head slot"],
     config: SelectionConfig,
-    budget: Int[Tensor, " batch"],
+    budget: Int[Tensor, "batch #head"],
 ) -> Bool[Tensor, "batch head slot"]:
     """The slots that stay, at most `budget` per head; rules and ties as in `namm.selection.select`."""
     limits = torch.finfo(torch.float32)
@@ -26,7 +26,7 @@ def select(
     wanted = (valid & (ranked >= threshold)).sum(-1)
     if config.mode == "faithful":
         wanted = torch.minimum(wanted.amax(-1, keepdim=True), held)
-    count = torch.minimum(wanted, budget[:, None])
+    count = torch.minimum(wanted, budget)
     order = torch.sort(ranked, dim=-1, descending=True, stable=True).indices
     chosen = torch.arange(ranked.shape[-1], device=ranked.device) < count[..., None]
     return torch.zeros_like(valid).scatter(-1, order, chosen)
@@ -37,7 +37,7 @@ def update(
     state: PolicyState,
     cache: SlotCache,
     selection: SelectionConfig,
-    budget: Int[Tensor, " batch"],
+    budget: Int[Tensor, "batch #head"],
     due: Bool[Tensor, " batch"],
 ) -> tuple[PolicyState, SlotCache]:
     """Score, select and free, in the rows that are `due`; the others keep what they hold."""

@@ -42,8 +42,9 @@ def edited(path: Path, change: Callable[[dict], Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format_version=3), "format_version"),
+        (lambda c: c.update(format_version=4), "format_version"),
         (lambda c: c.update(format_version=1), "format_version"),  # it had no sets
+        (lambda c: c.update(format_version=2), "format_version"),  # it had no budgets
         (lambda c: c["memory"]["scorer"].update(sets=[9999, 9999]), "shapes are"),
         (lambda c: c["memory"].update(relative="kept"), "memory.relative"),
         (lambda c: c["memory"]["scorer"].update(sets=[0]), "scorer.sets is"),

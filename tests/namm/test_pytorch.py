@@ -151,7 +151,7 @@ def run_torch(memory: Memory, world: World) -> list[list[tuple[np.ndarray, ...]]
                 state = state._replace(slots={"priority": torch.where(cache.valid, drawn, 0.0)})
             scores, _ = policy.score(state, cache)
             before = tuple(x.numpy() for x in (scores, cache.positions, cache.valid))
-            state, cache = torch_update(policy, state, cache, memory.selection, torch.full((2,), KEPT), due)
+            state, cache = torch_update(policy, state, cache, memory.selection, torch.full((2, 1), KEPT), due)
             after = torch.where(cache.valid, cache.positions, -1).numpy()
             for i in (0, 1):
                 if due[i]:
@@ -203,7 +203,7 @@ def test_golden(chunk: int) -> None:
             np.testing.assert_allclose(features[0], GOLDEN[f"u{i}_feat"], atol=1e-4)
             scores, _ = ported.score(state, cache)
             np.testing.assert_allclose(scores[0], GOLDEN[f"u{i}_scores"], atol=1e-4)
-            keep = select(scores, cache.positions, cache.valid, SelectionConfig(), torch.tensor([WINDOW]))
+            keep = select(scores, cache.positions, cache.valid, SelectionConfig(), torch.tensor([[WINDOW]]))
             for head in range(2):
                 np.testing.assert_array_equal(np.flatnonzero(keep[0, head]), GOLDEN[f"u{i}_idx"][head])
             state, cache = compact(state, cache, keep)
