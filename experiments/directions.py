@@ -1,4 +1,4 @@
-"""Which way a search may move a memory that has many sets of parameters: each by itself, many alike, or budgets alone."""
+"""Which way a search may move a memory with many sets of parameters: each by itself, many alike, or budgets alone."""
 
 from dataclasses import dataclass
 from typing import Literal

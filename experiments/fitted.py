@@ -30,8 +30,8 @@ from namm.content import standardise
 from namm.contract import Observation, Parameters, PolicyState
 from namm.model import NammPolicy
 from namm.network import make_scorer
-from namm.selection import MOST
 from namm.policies.base import BasePolicy
+from namm.selection import WIDEST
 
 ATTENDED = "attended"
 FLOOR = 1e-5  # attention below it is as good as none
@@ -193,11 +193,11 @@ def _lost(
 def least_lost(lost: Float[np.ndarray, "*heads part"], kept: float) -> Float[np.ndarray, "*heads"]:
     """Logarithms of the shares in a budget of `kept` of the context, on average, that lose the least in all.
 
-    lost: by parts of the context that a head keeps, 0 to all of them. A head gets at most MOST budgets. One price of a
-    part for all heads decides how many each takes; the price is found by bisection.
+    lost: by parts of the context that a head keeps, 0 to all of them. A head gets at most WIDEST budgets. One price of
+    a part for all heads decides how many each takes; the price is found by bisection.
     """
     parts = np.linspace(0.0, 1.0, lost.shape[-1])
-    lost = np.where(parts <= max(MOST * kept, parts[1]), lost, np.inf)
+    lost = np.where(parts <= max(WIDEST * kept, parts[1]), lost, np.inf)
     low, high = 1e-9, float(np.max(lost[..., 0])) * len(parts) + 1.0
     for _ in range(100):
         price = math.sqrt(low * high)
@@ -240,8 +240,9 @@ def fitted(
     found = _solved(seen, shared) if scorer.kind == "linear" else _descended(seen, policy)
 
     def scoring(bias: np.ndarray) -> Parameters:
-        parts = {"params": {**found, "score": {**found["score"], "bias": bias}}}
-        return Parameters({**memory.params.evolved, **jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parts)}, frozen)
+        parts = {**found, "score": {**found["score"], "bias": bias}}
+        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parts)
+        return Parameters({**memory.params.evolved, "params": params}, frozen)
 
     bias = found["score"]["bias"]
     if (threshold := memory.selection.threshold) is not None:

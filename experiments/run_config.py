@@ -89,13 +89,13 @@ class RunConfig:
     their questions and answers look at (see `experiments.fitted`). fit_tasks: further tasks of the fit alone, as many
     prompts of each as of the first stage's; `instructions/*` among them. fit_read: shares of a context after which the
     fit judges its tokens so far, for memories that evict while they read. fit_share: of the fit's tokens that then
-    score above the threshold of a memory that has one. directions: of a memory with
-    `scorer.sets`, what the search moves: each set by itself, or what all heads of a layer, or all heads, change by
-    (see `experiments.directions`). candidates: scored at once (memory
-    bounds it; 0 = all). policies: hand-written rivals in the final table. disk: GiB of prompts, as the full cache
-    read them, that are kept in the cache folder for further runs (SmolLM2: 46 KB a token and what the memory
-    carries); 0 for none. dtype: of the hosts' parameters, see `hosts.weights.load_host`. seed: of the search and of its
-    training prompts. time_limit: seconds of search; what validated best until then is saved and compared, and the
+    score above the threshold of a memory that has one. directions: of a memory with `scorer.sets`, what the search
+    moves: each set by itself, what all heads of a layer, or all heads, change by, or the shares in the budget alone
+    (see `experiments.directions`). candidates: scored at once (memory bounds it; 0 = all). policies: hand-written
+    rivals in the final table. disk: GiB of prompts, as the full cache read them, that are kept in the cache folder for
+    further runs (SmolLM2: 46 KB a token and what the memory carries); 0 for none. dtype: of the hosts' parameters, see
+    `hosts.weights.load_host`. seed: of the search and of its training prompts. time_limit: seconds of search; what
+    validated best until then is saved and compared, and the
     same command goes on.
     """
 

@@ -59,9 +59,9 @@ class Reader:
         budget = spec.max_positions if isinstance(memory.policy, KeepAll) else budget
         self.host, self.memory, self.seed = host, memory, seed
         self.chunk = min(memory.interval, CHUNK)
-        kept = budget * memory.selection.widest
-        self.budget, self.layout = budget, Layout(kept, -(-memory.interval // self.chunk) * self.chunk)
         self.limit = sys.maxsize if slot else spec.max_positions
+        kept = min(budget * memory.selection.widest, self.limit)
+        self.budget, self.layout = budget, Layout(kept, -(-memory.interval // self.chunk) * self.chunk)
         self.length = budget + memory.interval if slot else spec.max_positions
         self.engine = self._engine(memory.policy)
         self.reset()

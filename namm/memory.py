@@ -32,7 +32,8 @@ def update(
 ) -> tuple[PolicyState, SlotCache]:
     """Score every slot, keep the chosen ones in slots [0, kept) in position order and empty the window.
 
-    `budget` may be traced (tokens per head, one for all or each its own); `layout` is static. The input may have any number of slots.
+    `budget` may be traced (tokens per head, one for all or each its own); `layout` is static. The input may have any
+    number of slots.
     """
     scores, state = policy.score(params, state, cache)
     indices, keep = select(scores, cache.positions, cache.valid, selection, budget, layout.kept)

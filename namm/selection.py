@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 BudgetsName = Literal["equal", "layer", "head"]
-MOST = 4  # budgets: the most that a head with a budget of its own may hold
+WIDEST = 4  # budgets: the most that a head with a budget of its own may hold
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SelectionConfig:
     threshold: None keeps by budget alone.
     recent: newest tokens that are never dropped (the original protects one). sinks: oldest positions never dropped.
     budgets: "equal" gives every head the budget. "layer" and "head" give all heads together as much, shared out among
-        layers or heads as the memory's parameters say (see `share_out`), at most MOST budgets to one.
+        layers or heads as the memory's parameters say (see `share_out`), at most WIDEST budgets to one.
     """
 
     mode: Literal["faithful", "strict"] = "faithful"
@@ -54,7 +54,7 @@ class SelectionConfig:
     @property
     def widest(self) -> int:
         """Budgets that a single head may hold."""
-        return 1 if self.budgets == "equal" else MOST
+        return 1 if self.budgets == "equal" else WIDEST
 
 
 class Selection(NamedTuple):

@@ -1,5 +1,6 @@
 """A random Llama as a parameter pytree: the laws need no trained weights."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -91,5 +92,8 @@ def all_memories() -> dict[str, Memory]:
         selection=BUDGETED,
     )
     memories["namm-heads"] = random_memory(5, every)
+    for seed, name in enumerate(("layer", "head")):  # budgets of their own
+        shares = replace(every, selection=replace(BUDGETED, budgets=name))
+        memories[f"namm-{name}-budgets"] = random_memory(6 + seed, shares)
     memories["namm-strict"] = random_memory(2, MemoryConfig(interval=INTERVAL, selection=SelectionConfig("strict")))
     return memories

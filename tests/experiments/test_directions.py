@@ -8,6 +8,7 @@ import pytest
 from experiments.directions import Directions
 from namm.artefact import make
 from namm.config import MemoryConfig, ScorerConfig
+from namm.selection import SelectionConfig
 
 LAYERS, HEADS, POPULATION = 3, 2, 4
 
@@ -43,6 +44,23 @@ def test_sets_change_alike(name: str, own: tuple[int, ...], sets: tuple[int, ...
         for leaf, value in start["params"][layer].items():
             same = np.broadcast_to(value, (POPULATION, *value.shape))
             np.testing.assert_array_equal(found["params"][layer][leaf], same)
+
+
+@pytest.mark.parametrize("budgets", ["layer", "head"])
+def test_budgets_alone(budgets: str) -> None:
+    rng, scorer = np.random.default_rng(), ScorerConfig("mlp", 5, (LAYERS, HEADS))
+    selection = SelectionConfig(threshold=None, budgets=budgets)  # type: ignore[arg-type]
+    start = random(make("x", MemoryConfig(("norms",), scorer=scorer, selection=selection)).params.evolved, rng)
+    directions = Directions("budgets", scorer, start)
+    jax.tree.map(np.testing.assert_array_equal, directions.parameters(directions.origin), start)
+    numbers = random(directions.origin, rng, POPULATION)
+    found = directions.parameters(numbers)
+    np.testing.assert_array_equal(found["budgets"], start["budgets"] + numbers)
+    for new, old in zip(jax.tree.leaves(found["params"]), jax.tree.leaves(start["params"]), strict=True):
+        np.testing.assert_array_equal(new, np.broadcast_to(old, (POPULATION, *old.shape)))
+    scores = Directions("shared", scorer, start)  # leaves the budgets alone
+    for new in (scores.parameters(scores.origin), scores.parameters(random(scores.origin, rng, POPULATION))):
+        np.testing.assert_array_equal(new["budgets"], np.broadcast_to(start["budgets"], new["budgets"].shape))
 
 
 def test_a_set_by_itself_is_what_the_search_has() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import fitted as fitting
-from experiments.fitted import FLOOR, LEAST, MOST, RIDGE, attended, fitted
+from experiments.fitted import FLOOR, LEAST, MOST, PARTS, RIDGE, attended, fitted, least_lost
 from experiments.prompts import PromptSource, TaskMix
 from experiments.recordings import Record, RecordPool, stack
 from experiments.tasks.encoding import Batch
@@ -148,3 +148,47 @@ def test_an_mlp_fits_better_than_any_line(
         errors = [np.average((guess - y) ** 2, weights=weight[:, 0]) for guess in (scores(own), line)]
         assert errors[0] < 0.98 * errors[1]
         assert abs((scores(moved) >= 0.7).mean() - 0.3) < 3 / len(y)
+
+
+def test_budgets_lose_the_least_there_is_to_lose() -> None:
+    """Against every way to share out the parts; curves that fall ever more slowly."""
+    rng, heads, parts, kept = np.random.default_rng(), 4, 8, 0.25
+    drops = -np.sort(-rng.random((heads, parts)), axis=1)
+    lost = np.pad(np.cumsum(drops[:, ::-1], axis=1)[:, ::-1], ((0, 0), (0, 1)))
+    taken = np.exp(least_lost(lost, kept)) * kept * parts
+    ways = [way for way in np.ndindex(*(parts + 1,) * heads) if sum(way) == kept * parts * heads]
+    best = min(ways, key=lambda way: lost[range(heads), list(way)].sum())
+    np.testing.assert_allclose(np.where(taken < 0.5, 0.0, taken), best)
+
+
+def test_no_budget_is_wider_than_a_head_may_be() -> None:
+    lost = np.stack([np.linspace(100.0, 0.0, 65), *np.linspace(1.0, 0.0, 65)[None].repeat(15, 0)])
+    shares = np.exp(least_lost(lost, 1 / 16))
+    assert shares[0] == 4.0 and shares.mean() <= 1.0 + 1 / 64
+
+
+@pytest.mark.parametrize("budgets", ["layer", "head"])
+def test_fitted_budgets_follow_what_is_lost(budgets: str, tmp_path: Path) -> None:
+    """The curves are those of tokens dropped one by one, and the score is fitted as without them."""
+    memory, engine, host, batches = reading(ScorerConfig("linear", sets=(2, 2)), tmp_path)
+    selection = SelectionConfig(threshold=None, budgets=budgets)  # type: ignore[arg-type]
+    own = make("fit", replace(memory.policy.config, selection=selection))  # type: ignore[attr-defined]
+    plain = fitted(memory, engine, host.params, lambda: batches, 0.3).params.evolved
+    found = fitted(own, engine, host.params, lambda: batches, 0.3, kept=0.1).params.evolved
+    jax.tree.map(np.testing.assert_array_equal, found["params"], plain["params"])
+    lost = np.zeros((2, 2, PARTS + 1))
+    for records in batches:
+        stream, prompt = jax.tree.map(jnp.asarray, stack(records))
+        paid = np.asarray(attended(engine, host.params, stream, prompt), np.float64)
+        for layer, row, head in np.ndindex(paid.shape[:3]):
+            cache = jax.tree.map(lambda x: x[layer, row], stream.cache)  # noqa: B023 (used at once)
+            state = jax.tree.map(lambda x: x[layer, row], stream.state)  # noqa: B023 (used at once)
+            known = np.asarray(memory.policy.features({}, state, cache)[0])[head]  # type: ignore[attr-defined]
+            weights = jax.tree.map(lambda x: np.asarray(x)[layer, head], plain["params"]["score"])  # noqa: B023
+            held = np.asarray(cache.valid)[head]
+            best = np.argsort(-(known[held] @ weights["kernel"][:, 0]), kind="stable")
+            left = np.append(paid[layer, row, head][held][best], 0.0)[::-1].cumsum()[::-1]
+            lost[layer, head] += left[np.ceil(np.arange(PARTS + 1) / PARTS * held.sum()).astype(int)] / 4
+    expected = least_lost(lost.mean(1) if budgets == "layer" else lost, 0.1)
+    np.testing.assert_allclose(found["budgets"], expected, atol=0.3)  # a part more or less where curves are level
+    assert np.ptp(expected) > 0.5, "budgets alike for all would do"

@@ -322,6 +322,10 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(where: str, tiny: str
         ({"fit_read": (0.5, 0.0)}, "above 0 and at most 1"),
         ({"fit_tasks": ("instructions/prose",)}, "fit_tasks is .* expected none where fit is 0"),
         ({"directions": "shared"}, "scorer.sets is ()"),
+        (
+            {"directions": "budgets", "warm_start": {}, "memory": MemoryConfig(("norms",), scorer=SETS)},
+            "directions is 'budgets'; expected memory.selection.budgets",
+        ),
         ({"start": "smollm2", "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"stages": (StageConfig(("passkey", "niah-single"), 300, 1),), "prompts": PromptConfig(3, 3, 3)}, "draw"),
     ],

@@ -40,7 +40,8 @@ class Case:
         rng = np.random.default_rng(seed)
         self.params = random_params(seed)
         self.engine = make_engine(SPEC, memory.policy, memory.selection)
-        self.memory, self.schedule = memory.population, schedule
+        self.memory = memory.population
+        self.schedule = schedule._replace(kept=schedule.kept * memory.selection.widest)
         self.context = jnp.asarray(rng.integers(0, 49, (2, CONTEXT)), jnp.int32)
         self.lengths = jnp.asarray(lengths, jnp.int32)
         self.question = jnp.asarray(rng.integers(0, 49, (2, QUESTION)), jnp.int32)
@@ -129,9 +130,13 @@ def test_dropped_tokens_cannot_change_later_outputs(memory: Memory) -> None:
 def test_kept_slots_fit_the_budget_and_stand_in_position_order(memory: Memory) -> None:
     stream = Case(memory, seed=4).prefill()
     valid, positions = np.asarray(stream.cache.valid), np.asarray(stream.cache.positions)
-    assert valid.sum(-1).max() <= KEPT and valid.sum(-1).min() >= 1
-    if memory.selection.threshold is None:
-        assert np.all(valid.sum(-1) == KEPT)
+    counts = valid.sum(-1)
+    assert counts.min() >= 1 and counts.max() <= KEPT * memory.selection.widest
+    if memory.selection.budgets != "equal":  # each has its own, whole tokens of it, and all together no more
+        assert np.all((counts.mean((0, 2)) > KEPT - 1) & (counts.mean((0, 2)) <= KEPT)) and np.ptp(counts) > 1
+        assert memory.selection.budgets == "head" or np.all(np.ptp(counts, axis=2) == 0)
+    elif memory.selection.threshold is None:
+        assert np.all(counts == KEPT)
     for row in np.ndindex(valid.shape[:3]):
         kept = positions[row][valid[row]]
         assert np.all(np.diff(kept) > 0)
@@ -255,5 +260,6 @@ def test_recorded_scoring_is_streaming_with_one_update_at_the_end(memory: Memory
     case = Case(memory, seed=11, schedule=Schedule(96, 16, KEPT))
     read = jax.jit(partial(record, case.engine, chunk=16))
     made = read(case.params, case.context, case.lengths, key=jax.random.key(7))
-    small = jax.jit(partial(compress, case.engine, layout=Layout(KEPT, 96)))(case.memory, made, case.budget)
+    layout = Layout(case.schedule.kept, 96)
+    small = jax.jit(partial(compress, case.engine, layout=layout))(case.memory, made, case.budget)
     np.testing.assert_array_equal(held(small), held(case.prefill()))

@@ -12,6 +12,7 @@ import namm
 from namm.config import MemoryConfig, ScorerConfig, from_json, to_json
 from namm.contract import Parameters
 from namm.policies import POLICIES
+from namm.selection import SelectionConfig
 from tests.random_host import random_memory
 
 
@@ -77,6 +78,13 @@ def test_what_cannot_be_loaded_is_not_saved(damage: str, message: str, saved: Pa
     with pytest.raises(ValueError, match=message):
         spoilt(namm.load(saved), damage).save_pretrained(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+@pytest.mark.parametrize(("budgets", "sets"), [("layer", ()), ("head", ()), ("head", (2,))])
+def test_budgets_ask_for_sets_of_parameters(budgets: str, sets: tuple[int, ...]) -> None:
+    selection = SelectionConfig(threshold=None, budgets=budgets)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"selection.budgets is '{budgets}' and scorer.sets"):
+        MemoryConfig(scorer=ScorerConfig(sets=sets), selection=selection)
 
 
 @pytest.mark.parametrize("interval", [0, 8, 100])

@@ -1,13 +1,14 @@
 """Selection against its rules written out slot by slot."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from namm.selection import SelectionConfig, protect, select
+from namm.selection import SelectionConfig, protect, select, share_out
 from tests.oracles import selection as oracle
 
 HEADS, SLOTS = 3, 24
@@ -127,10 +128,51 @@ def test_traced_budget_jit_and_batch_equal_the_plain_call(rng):
         np.testing.assert_array_equal(together.keep[i], alone.keep)
 
 
-@pytest.mark.parametrize("field", [{"mode": "loose"}, {"recent": 0}, {"sinks": -1}])
+@pytest.mark.parametrize(
+    "field", [{"mode": "loose"}, {"recent": 0}, {"sinks": -1}, {"budgets": "row"}, {"budgets": "head"}]
+)  # the last beside a threshold
 def test_bad_configuration_names_the_field(field):
     config = SelectionConfig()
     for name, value in field.items():  # past the type check that the tests run under
         object.__setattr__(config, name, value)
     with pytest.raises(ValueError, match=f"selection.{next(iter(field))}"):
         config.__post_init__()
+
+
+def shared_out(shares, budget, most, protected):
+    """By bisection for the tokens that a unit of share gets, in float64."""
+    room = max(most - protected, 0)
+    total, low, high = min(max(budget - protected, 0), room) * len(shares), 0.0, 1e12
+    weights = np.exp(np.asarray(shares, np.float64))
+    for _ in range(200):
+        unit = (low + high) / 2
+        low, high = (low, unit) if np.minimum(unit * weights, room).sum() > total else (unit, high)
+    return protected + np.minimum(high * weights, room)
+
+
+def test_shares_of_a_budget(rng):
+    """Whole tokens of the exact shares, none above the most, and never more in all than the budget for each."""
+    parts, share = (7, 3), jax.jit(share_out, static_argnums=3)
+    for scale, budget, most, protected in itertools.product([0.0, 0.3, 3.0], [1, 40, 1000], [20, 160, 4000], [0, 1, 9]):
+        shares = (scale * rng.normal(size=parts)).astype(np.float32)
+        got = np.asarray(share(shares, jnp.int32(budget), jnp.int32(most), protected))
+        exact = shared_out(shares.ravel(), budget, most, protected).reshape(parts)
+        assert np.all((got <= exact + 0.01) & (got > exact - 1.01))
+        assert got.sum() <= got.size * max(min(budget, most), protected)
+        if scale == 0.0:
+            assert np.all(got == max(min(budget, most), protected))
+
+
+def test_layers_share_as_heads_that_are_alike_do(rng):
+    shares = rng.normal(size=5).astype(np.float32)
+    layers = share_out(jnp.asarray(shares), jnp.int32(100), jnp.int32(300), 1)
+    heads = share_out(jnp.asarray(np.repeat(shares[:, None], 3, 1)), jnp.int32(100), jnp.int32(300), 1)
+    assert layers.shape == (5, 1)
+    np.testing.assert_array_equal(np.broadcast_to(layers, heads.shape), heads)
+
+
+def test_heads_keep_what_their_own_budgets_say(rng):
+    inputs = slots(rng)
+    choose = partial(select, *map(jnp.asarray, inputs), SelectionConfig(threshold=None), kept=SLOTS)
+    together, apart = [kept_slots(choose(budget=n)) for n in (3, 9)], choose(budget=jnp.asarray([3, 9, 3]))
+    assert kept_slots(apart) == [together[0][0], together[1][1], together[0][2]]

@@ -201,7 +201,7 @@ def test_keeps_the_slots_that_the_jax_rollout_keeps(name: str, tmp_path: Path) -
     ids = np.random.default_rng(11).integers(3, 300, (2, CONTEXT))
     lengths = jnp.asarray([CONTEXT, SHORT], jnp.int32)
     engine = make_engine(spec, memory.policy, memory.selection)
-    schedule = Schedule(INTERVAL, INTERVAL, KEPT, flush=False)
+    schedule = Schedule(INTERVAL, INTERVAL, KEPT * memory.selection.widest, flush=False)
     run = jax.jit(prefill, static_argnums=0, static_argnames="schedule")
     arguments = (engine, params, memory.population, jnp.asarray(ids, jnp.int32), lengths, jnp.full(2, KEPT, jnp.int32))
     cache = run(*arguments, schedule=schedule, key=jax.random.key(0)).cache
