@@ -89,19 +89,23 @@ def test_a_window_reads_alike_at_slot_and_at_original_positions(host, rng) -> No
     assert np.max(np.abs(slot - sinks)) > 0.01, "sinks must make a difference"
 
 
-def test_it_keeps_what_prefill_keeps(host, rng) -> None:
-    memory = all_memories()["h2o"]
+@pytest.mark.parametrize("name", ["h2o", "namm-head-budgets"])
+def test_it_keeps_what_prefill_keeps(host, rng, name: str) -> None:
+    memory = all_memories()[name]
     tokens = rng.integers(0, 49, 3 * INTERVAL)
     reader = Reader(host, memory, BUDGET)
     read_in_parts(reader, tokens, rng)
     stream = jax.jit(prefill, static_argnums=0, static_argnames="schedule")(
         make_engine(SPEC, memory.policy, memory.selection, reader.length), host.params, memory.population,
         jnp.asarray(tokens[None], jnp.int32), jnp.array([len(tokens)], jnp.int32), jnp.array([BUDGET], jnp.int32),
-        schedule=Schedule(INTERVAL, INTERVAL, BUDGET), key=jax.random.key(0),
+        schedule=Schedule(INTERVAL, INTERVAL, reader.layout.kept), key=jax.random.key(0),
     )
     for field in ("valid", "positions"):
         np.testing.assert_array_equal(getattr(reader.stream.cache, field), getattr(stream.cache, field))
     np.testing.assert_allclose(reader.stream.cache.values, stream.cache.values, atol=2e-4)
+    counts = np.asarray(stream.cache.valid.sum(-1))
+    assert counts.mean() <= BUDGET and reader.kept_share <= BUDGET / len(tokens)
+    assert (counts.max() > BUDGET) == (memory.selection.budgets == "head")
 
 
 @pytest.mark.parametrize("name", ["streaming-llm", "sirllm:decay=0.9"])
