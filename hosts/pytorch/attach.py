@@ -159,9 +159,9 @@ def attach(
     memory: a `namm.Memory`, anything that `namm.load` takes, or a function (see `CustomPolicy`). budget: tokens kept
     per head (int, or a tuple with one for every row of the batch), share of the tokens read (float), or None for the
     memory's own threshold; where layers or heads have shares in it (`selection.budgets`), what they hold on average.
-    interval: tokens between updates (default: the memory's). chunk: tokens read at once. A layer holds at most budget +
-    interval tokens of a row; where a chunk is an interval, one layer at a time does (all do, for a memory that asks for
-    surprisal).
+    interval: tokens between updates (default: the memory's). chunk: tokens read at once. A layer holds at most budget
+    (with shares: `selection.widest` of them) + interval tokens of a row; where a chunk is an interval, one layer at a
+    time does (all do, for a memory that asks for surprisal).
     ValueError for a model, or settings, that cannot work.
     """
     if hasattr(model, "_orig_mod"):

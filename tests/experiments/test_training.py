@@ -25,6 +25,7 @@ from hosts.spec import RopeSpec
 from hosts.weights import load_host
 from namm.config import MemoryConfig, ScorerConfig
 from namm.features import SpectrumConfig
+from namm.selection import SelectionConfig
 from tests.tiny import save_host, tiny_llama
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -384,3 +385,16 @@ def test_a_prompt_longer_than_the_positions_is_refused(tiny: str, tmp_path: Path
     config = small(tiny, stages=(StageConfig(("niah-single", "niah-multikey"), 5000, 1),))
     with pytest.raises(ValueError, match="2048 positions"):
         train(config, tmp_path, QUIET)
+
+
+def test_a_search_goes_on_with_the_budgets_of_its_start(tmp_path: Path) -> None:
+    """Those of a memory that shares its budget out alike; equal shares after one that has none."""
+    scorer, equal = ScorerConfig("linear", sets=SIZE), SelectionConfig(threshold=None)
+    own = MemoryConfig(("norms",), scorer=scorer, selection=replace(equal, budgets="head"))
+    for name, config in (("own", own), ("equal", replace(own, selection=equal))):
+        old, rng = namm.make("old", config), np.random.default_rng()
+        params = jax.tree.map(lambda x: rng.uniform(0.5, 1.0, x.shape).astype(np.float32), old.params)  # noqa: B023
+        replace(old, params=params).save_pretrained(tmp_path / name)
+        new = continued(namm.make("new", own), str(tmp_path / name)).params.evolved
+        np.testing.assert_array_equal(new["budgets"], params.evolved.get("budgets", np.zeros(SIZE)))
+        np.testing.assert_array_equal(new["params"]["score"]["bias"], params.evolved["params"]["score"]["bias"])
