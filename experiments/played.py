@@ -115,8 +115,8 @@ def kept_share(cache: NammCache, row: int, tokens: int) -> Float[np.ndarray, " t
     """Share of layers and heads that hold each of the tokens read."""
     share = np.zeros(tokens)
     for layer in cache.memory_layers:
-        held = layer.positions[row][layer.valid[row]].numpy()
-        np.add.at(share, held, 1.0 / (len(cache.memory_layers) * layer.positions.shape[1]))
+        positions, valid = (x[row] for x in layer.slots[2:])
+        np.add.at(share, positions[valid].numpy(), 1.0 / (len(cache.memory_layers) * len(positions)))
     return share
 
 
@@ -124,7 +124,7 @@ def row_bytes(cache: NammCache, row: int) -> tuple[int, int]:
     """Keys and values of a row's held tokens, and the memory's state for them."""
     held = stated = 0
     for layer in cache.memory_layers:
-        count = int(layer.valid[row].sum())
-        held += count * sum(x.shape[-1] * x.element_size() for x in layer.slots[:2])
+        count = int(layer.held()[row].sum())
+        held += count * sum(x.shape[-1] * x.element_size() for x in layer.parts[0][:2])
         stated += count * sum(x[0, 0, 0].numel() * x.element_size() for x in layer.state.slots.values() if x.shape[2])
     return held, stated

@@ -44,7 +44,7 @@ def answer(
     """
     with attach(model, memory, budget, memory.interval if budget is not None else _NEVER):
         cache = read(model, context)
-        held = torch.stack([layer.valid.sum(-1).cpu() for layer in cache.memory_layers])
+        held = torch.stack([layer.held().cpu() for layer in cache.memory_layers])
         return Answers(decode(model, cache, question, limits, eos), held)
 
 

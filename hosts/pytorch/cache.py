@@ -1,7 +1,9 @@
 """A `transformers` cache whose layers and heads hold different tokens and really shrink.
 
 Logical and physical length differ: `get_seq_length` counts every column ever read, padding included, as generation
-expects; a layer's tensors hold the tokens that stayed, padded to the fullest head of the batch.
+expects; a layer's tensors hold the tokens that stayed, padded to the fullest row of the batch. Where heads hold so
+different numbers of tokens that it frees memory, every head has tensors of its own between two chunks and while tokens
+are decoded.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from namm.selection import SelectionConfig
 
 _ROOM = 32  # slots that decoding adds at a time, at most
 _WAITING = 32  # decoded tokens whose attention a policy takes in together
+_WORTH = 0.1  # of a layer's slots; heads stand apart where it frees as much
 Rotate = Callable[[Tensor, Tensor], Tensor]  # vectors [..., dim] on by so many positions [...]
 
 
@@ -64,23 +67,25 @@ class RowChanges:
 
 
 class NammLayer(RowChanges, CacheLayerMixin):
-    """Keys and values [batch, head, slot, dim] with position and occupancy of every slot, and the policy's state."""
+    """Keys and values [batch, head, slot, dim] with position and occupancy of every slot, and the policy's state.
+
+    parts: of all heads together, or of every head by itself.
+    """
 
     is_sliding = False
 
     def __init__(self, index: int, policy: TorchPolicy, group: int):
-        super().__init__()
         self.index, self.policy, self.group = index, policy, group
         self.reset()
 
     def reset(self) -> None:
         """Back to a layer that never saw a token."""
         self.is_initialized = False
-        self.keys = self.values = None
+        self.parts: list[SlotCache] = []
+        self.buffers: list[SlotCache] = []  # the parts and room for more
         self.state = PolicyState({}, {})
         self.dense = True  # every slot is occupied
         self.coming: tuple[Tensor, Tensor, bool, int] | None = None
-        self.buffers: SlotCache | None = None  # the slots and room for more
         self.waiting: list[Asked] = []
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -93,12 +98,28 @@ class NammLayer(RowChanges, CacheLayerMixin):
 
     @property
     def slots(self) -> SlotCache:
-        assert self.keys is not None and self.values is not None
-        return SlotCache(self.keys, self.values, self.positions, self.valid)
+        """All heads side by side; of heads that stand apart a copy, empty slots first where one holds fewer."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        leaves, width = zip(*self.parts, strict=True), self.width
+        return SlotCache(*(torch.cat([_lead(x, width) for x in heads], dim=1) for heads in leaves))
 
     @slots.setter
     def slots(self, cache: SlotCache) -> None:
-        self.keys, self.values, self.positions, self.valid = self.buffers = cache
+        self.parts = self.buffers = [cache]
+
+    @property
+    def width(self) -> int:
+        """Slots of the fullest head."""
+        return max((part.positions.shape[2] for part in self.parts), default=0)
+
+    @property
+    def keys(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] (declared as an attribute)
+        return self.slots.keys if self.is_initialized else None
+
+    @property
+    def values(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride] (declared as an attribute)
+        return self.slots.values if self.is_initialized else None
 
     def expect(
         self, positions: Int[Tensor, "batch query"], real: Bool[Tensor, "batch query"], all_real: bool, left: int
@@ -108,7 +129,10 @@ class NammLayer(RowChanges, CacheLayerMixin):
 
     @uncompiled
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append a chunk and return all slots. Columns that hold no token become empty slots, zeroed."""
+        """Append a chunk, and return it: attention takes all slots from `parts`.
+
+        Columns that hold no token become empty slots, zeroed.
+        """
         if self.coming is None:
             raise ValueError("this cache serves a model with a memory attached; call that model")
         if not self.is_initialized:
@@ -122,33 +146,18 @@ class NammLayer(RowChanges, CacheLayerMixin):
         rows = (x.to(self.device)[:, None].expand(-1, heads, -1) for x in (positions.int(), real))
         self._append(SlotCache(key_states, value_states, *rows), length, left)
         self.dense = self.dense and all_real
-        return self.slots.keys, self.slots.values
+        return key_states, value_states
 
     def _append(self, new: SlotCache, length: int, left: int) -> None:
         """Put slots behind those in use; a decoded token finds room for several, so that few steps copy the cache."""
         if length > 1:
+            self.dense = self.dense and len(self.parts) == 1
             self.slots = SlotCache(*(torch.cat(pair, dim=2) for pair in zip(self.slots, new, strict=True)))
             return
-        used = self.positions.shape[2]
-        assert self.buffers is not None
-        if used == self.buffers.positions.shape[2]:
-            self.buffers = SlotCache(*(_grow(x, min(_ROOM, left)) for x in self.slots))
-        for buffer, part in zip(self.buffers, new, strict=True):
-            buffer[:, :, used : used + 1] = part
-        self.keys, self.values, self.positions, self.valid = (x[:, :, : used + 1] for x in self.buffers)
-
-    def hidden(self, positions: Int[Tensor, "batch query"]) -> Bool[Tensor, "#batch #head query last"] | None:
-        """What the newest tokens, at these positions, do not see among the last slots. None: they see everything.
-
-        All slots before those are seen. A query sees every occupied slot whose position is not after its own.
-        """
-        length = positions.shape[1]
-        if self.dense:
-            later = torch.ones(length, length, dtype=torch.bool, device=self.device).triu(1)
-            return later[None, None] if length > 1 else None
-        after = self.positions[:, :, None] > positions.to(self.device)[:, None, :, None]
-        hidden = ~self.valid[:, :, None] | after
-        return hidden & ~hidden.all(-1, keepdim=True)  # a column without a token sees all rather than nothing: no NaN
+        heads = new.positions.shape[1] // len(self.parts)
+        apart = zip(*(x.split(heads, dim=1) for x in new), strict=True)
+        rows = [_put(*parts, left) for parts in zip(self.buffers, self.parts, apart, strict=True)]
+        self.buffers, self.parts = map(list, zip(*rows, strict=True))
 
     def observe(self, asked: Asked, attention: Tensor | None) -> None:
         """Tell the policy of a chunk, or of its parts in turn; `attention`, where the output's pass made its weights,
@@ -169,7 +178,7 @@ class NammLayer(RowChanges, CacheLayerMixin):
         if self.waiting:
             asked, self.waiting = _join(self.waiting), []
             self._see(asked, None)
-        self._follow(self.positions.shape[2])
+        self._follow(self.width)
 
     def _follow(self, slots: int) -> None:
         """Give the policy's state so many slots, the new ones zero."""
@@ -182,10 +191,13 @@ class NammLayer(RowChanges, CacheLayerMixin):
         asked = asked.last(self.policy.depth)
         queries, positions, counts, seen, scaling = asked
         if attention is None and "attention" in policy.needs:
-            attention = attend(queries, self.slots.keys, None, self.hidden(positions), scaling)[1]
+            slots = self.slots
+            dense = self.dense and len(self.parts) == 1
+            attention = attend(queries, slots.keys, None, hidden(slots, positions, dense), scaling)[1]
         if attention is None:
-            attention = torch.zeros(*self.positions.shape[:2], queries.shape[2], 0, device=device)
-        self._follow(attention.shape[3] or self.positions.shape[2])
+            heads = queries.shape[1] // self.group
+            attention = torch.zeros(queries.shape[0], heads, queries.shape[2], 0, device=device)
+        self._follow(attention.shape[3] or self.width)
         turned = queries[:, :, :0]
         if "queries" in policy.needs:
             rates = torch.tensor(policy.frequencies, device=device)
@@ -204,28 +216,46 @@ class NammLayer(RowChanges, CacheLayerMixin):
         due = due.to(self.device)
         self.flush()
         self.state, cache = update(self.policy, self.state, self.slots, selection, budget.to(self.device), due)
-        self.dense = bool(cache.valid.all())
         if turn is not None:
             ranks = torch.where(cache.valid, cache.valid.cumsum(-1) - 1, 0).int()
             ranks = torch.where(due[:, None, None], ranks, cache.positions)
             cache = cache._replace(keys=turn(cache.keys, ranks - cache.positions), positions=ranks)
-        self.slots = cache
+        self.slots, self.dense = cache, bool(cache.valid.all())
+        self.part()
+
+    def part(self) -> None:
+        """Every head by itself, as long as its fullest row, where that frees enough."""
+        if self.dense:
+            return
+        (whole,), width = self.parts, self.width
+        first = whole.valid.any(0).int().argmax(-1).tolist()
+        if sum(first) < _WORTH * width * len(first):
+            return
+        heads = zip(zip(*(x.split(1, dim=1) for x in whole), strict=True), first, strict=True)
+        self.parts = self.buffers = [SlotCache(*(x[:, :, n:].clone() for x in head)) for head, n in heads]
+        self.dense = all(bool(part.valid.all()) for part in self.parts)
 
     def squeeze(self) -> None:
         """Free the slots that rows of different lengths left empty in between."""
         if not self.dense and self.is_initialized:
             self.flush()
-            self.state, self.slots = compact(self.state, self.slots, self.valid)
+            slots = self.slots
+            self.state, self.slots = compact(self.state, slots, slots.valid)
+            self.part()
+
+    def held(self) -> Int[Tensor, "batch head"]:
+        """Tokens of every row and head."""
+        return torch.cat([part.valid.sum(-1) for part in self.parts], dim=1)
 
     def map_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         if self.is_initialized:
             self.flush()
-            self.slots = SlotCache(*map(change, self.slots))
+            self.parts = self.buffers = [SlotCache(*map(change, part)) for part in self.parts]
             self.state = PolicyState(*({k: change(v) for k, v in part.items()} for part in self.state))
 
     def get_seq_length(self) -> int:
-        """Physical slots; the logical length is the cache's."""
-        return 0 if self.keys is None else self.keys.shape[2]
+        """Physical slots of the fullest head; the logical length is the cache's."""
+        return self.width
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -279,7 +309,7 @@ class NammCache(RowChanges, Cache):
 
     def bytes(self) -> int:
         """What keys and values take now, room for the next tokens included."""
-        tensors = [x for layer in self.memory_layers if layer.is_initialized for x in layer.slots[:2]]
+        tensors = [x for layer in self.memory_layers for part in layer.parts for x in part[:2]]
         return sum(x.untyped_storage().nbytes() for x in tensors)
 
     def measure(self) -> None:
@@ -304,9 +334,44 @@ class NammCache(RowChanges, Cache):
         self.memory_layers[0].crop(tokens_to_remove)
 
 
+def hidden(
+    slots: SlotCache, positions: Int[Tensor, "batch query"], dense: bool
+) -> Bool[Tensor, "#batch #head query last"] | None:
+    """What the newest tokens, at these positions, do not see among the last slots. None: they see everything.
+
+    All slots before those are seen. A query sees every occupied slot whose position is not after its own. dense: all
+    slots are occupied.
+    """
+    length, device = positions.shape[1], slots.valid.device
+    if dense:
+        later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+        return later[None, None] if length > 1 else None
+    after = slots.positions[:, :, None] > positions.to(device)[:, None, :, None]
+    unseen = ~slots.valid[:, :, None] | after
+    return unseen & ~unseen.all(-1, keepdim=True)  # a column without a token sees all rather than nothing: no NaN
+
+
 def _grow(leaf: Shaped[Tensor, "batch head slot *rest"], slots: int) -> Tensor:
     """The array with so many slots of zeros behind it."""
     return torch.cat([leaf, leaf.new_zeros(*leaf.shape[:2], slots, *leaf.shape[3:])], dim=2) if slots else leaf
+
+
+def _lead(leaf: Shaped[Tensor, "batch head slot *rest"], slots: int) -> Tensor:
+    """The array with empty slots before it, to so many."""
+    more = slots - leaf.shape[2]
+    return torch.cat([leaf.new_zeros(*leaf.shape[:2], more, *leaf.shape[3:]), leaf], dim=2) if more else leaf
+
+
+def _put(
+    buffer: SlotCache, part: SlotCache, new: tuple[Tensor, ...], left: int
+) -> tuple[SlotCache, SlotCache]:
+    """A slot behind those in use: their buffer, a larger one where it is full, and what is in use of it."""
+    used = part.positions.shape[2]
+    if used == buffer.positions.shape[2]:
+        buffer = SlotCache(*(_grow(x, min(_ROOM, left)) for x in part))
+    for room, leaf in zip(buffer, new, strict=True):
+        room[:, :, used : used + 1] = leaf
+    return buffer, SlotCache(*(x[:, :, : used + 1] for x in buffer))
 
 
 def _join(parts: list[Asked]) -> Asked:

@@ -43,9 +43,9 @@ def _span(kept: Tensor) -> str:
 def report(cache: NammCache) -> Report:
     """Count what a cache holds."""
     layers = [layer for layer in cache.memory_layers if layer.is_initialized]
-    kept = [layer.valid.sum(-1).cpu() for layer in layers]
+    kept = [layer.held().cpu() for layer in layers]
     full = 0
-    for layer in layers:
-        batch, heads, _, dim = layer.slots.keys.shape
-        full += 2 * batch * heads * dim * cache.columns * torch.finfo(layer.dtype).bits // 8
+    for layer, held in zip(layers, kept, strict=True):
+        dim = layer.parts[0].keys.shape[3]
+        full += 2 * held.numel() * dim * cache.columns * torch.finfo(layer.dtype).bits // 8
     return Report(kept, list(cache.seen), cache.bytes(), cache.peak_bytes, full)

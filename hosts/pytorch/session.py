@@ -209,7 +209,7 @@ class Session:
         """A new window in the rows that were due."""
         cache.window = [0 if d else n for d, n in zip(due, cache.window, strict=True)]
         if self.slot_rule and any(due):
-            filled = cache.memory_layers[0].valid[:, 0].sum(-1).tolist()
+            filled = cache.memory_layers[0].held()[:, 0].tolist()
             cache.position = [int(f) if d else n for f, d, n in zip(filled, due, cache.position, strict=True)]
 
     def _annotate(

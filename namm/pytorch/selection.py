@@ -56,16 +56,18 @@ def _choose(due: Bool[Tensor, " batch"], new: dict[str, Tensor], old: dict[str, 
 def compact(
     state: PolicyState, cache: SlotCache, keep: Bool[Tensor, "batch head slot"]
 ) -> tuple[PolicyState, SlotCache]:
-    """Gather the kept slots to the front; as many slots remain as the fullest head keeps, zeros where a head has fewer.
+    """Gather the kept slots; as many slots remain as the fullest head keeps, zeros first where a head has fewer.
 
+    The newest tokens stand in the last slots, of all heads the same ones.
     The result owns its memory: dropped slots are freed.
     """
     counts = keep.sum(-1)
     size = int(counts.max())
-    rank = torch.where(keep, keep.cumsum(-1) - 1, size)  # the others share a place that is cut off
+    empty = size - counts[..., None]
+    rank = torch.where(keep, empty + keep.cumsum(-1) - 1, size)  # the others share a place that is cut off
     place = torch.arange(keep.shape[2], device=keep.device).expand_as(rank)
     order = rank.new_zeros(*keep.shape[:2], size + 1).scatter_(-1, rank, place)[..., :size]
-    filled = torch.arange(size, device=keep.device) < counts[..., None]
+    filled = torch.arange(size, device=keep.device) >= empty
     whole = bool(filled.all())
 
     def gather(leaf: Tensor) -> Tensor:

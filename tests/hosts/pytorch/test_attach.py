@@ -192,6 +192,20 @@ def test_heads_of_a_layer_keep_different_tokens_and_numbers() -> None:
     assert [layer.keys.shape[2] for layer in layers] == [int(x.max()) for x in counts]
 
 
+def test_heads_with_budgets_of_their_own_free_what_they_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every head is as long as its fullest row, though others of its layer hold more."""
+    monkeypatch.setattr("hosts.pytorch.cache._WORTH", 0.0)
+    model, memory = tiny_model(seed=9), MEMORIES["namm-head-budgets"]
+    with attach(model, memory, budget=20, interval=32):
+        out = model(**prompts(8, (64, 64)))
+        report = memory_report(model)
+    counts = torch.stack(report.kept)
+    assert (counts[..., 0] != counts[..., 1]).any() and counts.float().mean() <= 20
+    held = [part.keys.shape[2] for layer in out.past_key_values.memory_layers for part in layer.parts]
+    assert held == counts[:, 0].flatten().tolist()
+    assert report.bytes == 2 * 2 * sum(held) * 8 * 4
+
+
 @pytest.mark.parametrize("name", [name for name in MEMORIES if name != "random"])
 def test_keeps_the_slots_that_the_jax_rollout_keeps(name: str, tmp_path: Path) -> None:
     """The same weights, prompts and schedule through both hosts, every layer, row and head ("random" draws anew)."""
@@ -210,7 +224,7 @@ def test_keeps_the_slots_that_the_jax_rollout_keeps(name: str, tmp_path: Path) -
         layers = model(torch.tensor(ids), attention_mask=mask.long()).past_key_values.memory_layers
     for index in np.ndindex(spec.layers, 2, spec.kv_heads):
         expected = np.asarray(cache.positions[index])[np.asarray(cache.valid[index])]
-        ours = layers[index[0]]
+        ours = layers[index[0]].slots
         np.testing.assert_array_equal(ours.positions[index[1:]][ours.valid[index[1:]]], expected, err_msg=str(index))
 
 
@@ -220,4 +234,4 @@ def test_settings_of_a_policy_reach_the_port() -> None:
     model = tiny_model()
     with attach(model, memory, budget=20):
         layers = model(prompts(12, (64,))["input_ids"]).past_key_values.memory_layers
-    assert layers[0].positions[0, 0].tolist() == [*range(7), *range(64 - 13, 64)]
+    assert layers[0].slots.positions[0, 0].tolist() == [*range(7), *range(64 - 13, 64)]

@@ -58,6 +58,27 @@ def test_rows_of_a_batch_fare_as_alone(name: str) -> None:
         torch.testing.assert_close(single[0], out[-len(single[0]) :], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["namm-strict", "namm-head-budgets"])
+def test_heads_that_stand_apart_answer_as_side_by_side(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of different lengths, evictions in prefill and decoding: the same answers from less memory."""
+    model, inputs, memory = tiny_model(seed=9), prompts(8), MEMORIES[name]
+    budget = None if memory.selection.threshold is not None else BUDGET
+    options = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
+    found = []
+    for worth in (0.0, 2.0):  # wherever it frees anything, and never
+        monkeypatch.setattr("hosts.pytorch.cache._WORTH", worth)
+        with attach(model, memory, budget=budget, chunk=11):
+            out = model.generate(**inputs, **options)
+            found.append((out, memory_report(model), [len(x.parts) for x in out.past_key_values.memory_layers]))
+    (apart, less, parts), (whole, more, alone) = found
+    assert max(parts) == 2 and set(alone) == {1}
+    torch.testing.assert_close(apart.sequences, whole.sequences, rtol=0, atol=0)
+    torch.testing.assert_close(torch.stack(apart.logits), torch.stack(whole.logits), rtol=1e-5, atol=1e-5)
+    assert [x.tolist() for x in less.kept] == [x.tolist() for x in more.kept]
+    assert less.bytes < more.bytes if memory.selection.budgets == "head" else less.bytes == more.bytes
+    assert less.peak_bytes <= more.peak_bytes
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["h2o", "streaming-llm", "sirllm", "namm-all-features", "namm-strict"])
 def test_beams_carry_their_memory_along(name: str) -> None:
@@ -85,7 +106,7 @@ def test_a_direct_call_after_evictions_is_right() -> None:
         cache = model(ids[:, :70]).past_key_values
         logits = model(ids[:, 70:], past_key_values=cache).logits
         assert isinstance(cache, NammCache) and cache.get_seq_length() == 75
-        assert cache.memory_layers[0].positions[0, 0].tolist() == list(range(64 - BUDGET, 75))
+        assert cache.memory_layers[0].slots.positions[0, 0].tolist() == list(range(64 - BUDGET, 75))
     query, key = torch.arange(75)[:, None], torch.arange(75)
     start = (query // 32 * 32 - BUDGET).clamp(min=0)
     mask = torch.where((key <= query) & (key >= start), 0.0, -torch.inf)[None, None]
