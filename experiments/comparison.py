@@ -88,6 +88,9 @@ def evaluate(config: EvaluateConfig, console: Console) -> list[Summary]:
         raise ValueError(f"budget is {config.budget}; expected one or more different budgets (shares: to six digits)")
     use_data_folder(config.data_dir)
     memories = named_memories((*config.memory, FULL), config.interval, config.recent, config.sinks)
+    for memory in memories if None in config.budget else ():
+        if memory.selection.threshold is None and memory.policy.name != FULL:
+            raise ValueError(f"budget is None; expected a number or share with {memory.name}, which has no threshold")
     settings = _settings(config, memories)
     folder = config.folder or Path("runs") / f"evaluate-{digest(json.dumps(settings).encode())}"
     if finished(folder, settings):

@@ -1,6 +1,7 @@
 """`namm evolve`: host, memory and tasks into the search, and its outcome into an artefact and a table."""
 
 import functools
+import itertools
 import json
 import subprocess
 import time
@@ -233,7 +234,7 @@ def _first(config: RunConfig) -> Memory:
 def continued(memory: Memory, start: str) -> Memory:
     """The memory whose first score is that of another, with its spectrum's statistics; blocks it lacks weigh nothing.
 
-    ValueError where the other has no linear scorer, or blocks or a spectrum that this one lacks.
+    ValueError where the other has no linear scorer, or blocks, a spectrum or budgets that this one lacks.
     """
     other = load(start)
     ours, theirs = memory.policy.config, getattr(other.policy, "config", None)  # type: ignore[attr-defined]
@@ -246,6 +247,11 @@ def continued(memory: Memory, start: str) -> Memory:
             f"start: {start!r} has features {theirs.features} and spectrum {theirs.spectrum}; expected some of "
             f"{ours.features} and {ours.spectrum}"
         )
+    if theirs.budgets not in ((), ours.budgets):
+        own = theirs.selection.budgets
+        raise ValueError(
+            f"start: {start!r} has selection.budgets {own!r}; expected {own!r} here too, got {ours.selection.budgets!r}"
+        )
     score = other.params.evolved["params"]["score"]
     kernel = np.zeros((*ours.scorer.sets, ours.width, 1), np.float32)
     for name, columns in theirs.columns.items():
@@ -253,7 +259,7 @@ def continued(memory: Memory, start: str) -> Memory:
     bias = np.broadcast_to(score["bias"], (*ours.scorer.sets, 1))
     first = {"score": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
     evolved = {**memory.params.evolved, "params": first}
-    if theirs.budgets == ours.budgets != ():
+    if theirs.budgets:
         evolved["budgets"] = other.params.evolved["budgets"]
     return replace(memory, params=Parameters(evolved, other.params.frozen or memory.params.frozen))
 
@@ -278,11 +284,14 @@ def starting_runner(config: RunConfig, host: Host, folder: Path, console: Consol
             pool = runner.reads(streams=True, further=config.fit_tasks)
         size, tasks = config.prompts.batch, len(pool.source.tasks)
 
+        passes = itertools.count(1)
+
         def batches() -> Iterator[list[Record]]:
+            what = "Fit" if (number := next(passes)) == 1 else f"Fit, pass {number}"
             indices = [runner.training(i, tasks) for i in range(config.fit)]
             for begin in range(0, config.fit, size):
                 yield pool.get("train", indices[begin : begin + size])
-                console.print(f"Fit: {begin + size} of {config.fit} prompts")
+                console.print(f"{what}: {begin + size} of {config.fit} prompts")
 
         how = config.fit_share, config.fit_read, config.use.least(pool.source.widths.context)
         runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, *how)

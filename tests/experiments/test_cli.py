@@ -20,6 +20,7 @@ from namm.policies import POLICIES
         (["evaluate", "--host", "/nowhere/at/all", "--task", "passkey"], "/nowhere/at/all"),
         (["evaluate", "--host", "pocket", "--length", "9000", "--task", "pocket-recall"], "positions"),
         (["evaluate", "--host", "pocket", "--task", "pocket-recall", "--budget", "2", "--sinks", "4"], "protected"),
+        (["evaluate", "--host", "pocket", "--budget", "None", "--memory", "keydiff"], "with keydiff, which has no"),
         (["evolve", "pocket", "--use.budget", "2.0"], "budget is 2.0"),
         (["evaluate", "--length", "64", "64"], "different lengths"),
         (["report", "nowhere"], "expected the folder of a finished"),
