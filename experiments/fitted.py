@@ -208,7 +208,7 @@ def least_lost(lost: Float[np.ndarray, "*heads part"], kept: float) -> Float[np.
 
 
 @partial(jax.jit, static_argnums=0)
-def _scores(engine: Engine, memory: Parameters, stream: Stream) -> Float[Array, "layer head batch slot"]:
+def scores_of(engine: Engine, memory: Parameters, stream: Stream) -> Float[Array, "layer head batch slot"]:
     """Scores; NaN in empty slots."""
     rows = jax.vmap(engine.policy.score, in_axes=(None, 0, 0))
     layered = Parameters(0, None) if engine.policy.layered else None  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ def fitted(
     bias = found["score"]["bias"]
     if (threshold := memory.selection.threshold) is not None:
         begun = scoring(np.zeros_like(bias))
-        scores = [np.asarray(_scores(engine, begun, stack(records)[0])) for records in batches()]
+        scores = [np.asarray(scores_of(engine, begun, stack(records)[0])) for records in batches()]
         scores = np.concatenate([x.reshape(*x.shape[:2], -1) for x in scores], axis=2)
         bias = threshold - np.nanquantile(scores, 1.0 - share, axis=(*shared, 2))[..., None]
     new = scoring(bias)
@@ -255,7 +255,7 @@ def fitted(
         lost = []
         for records in batches():
             stream, prompt = stack(records)
-            lost.append(_lost(_scores(engine, new, stream), _attended(engine, params, stream, prompt)))
+            lost.append(_lost(scores_of(engine, new, stream), _attended(engine, params, stream, prompt)))
         lost = np.concatenate(lost, axis=2).mean(axis=(*range(len(policy.config.budgets), 2), 2))
         new.evolved["budgets"] = jnp.asarray(least_lost(lost, kept), jnp.float32)
     return replace(memory, params=new)

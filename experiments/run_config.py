@@ -85,18 +85,19 @@ class RunConfig:
     name: of the run and of the memory it makes. host: see `namm hosts`; that of the spectrum's statistics and of the
     fit, where a stage has further ones. warm_start: weight of a feature block in the first score (zero weights
     otherwise). start: a memory with a linear scorer, as `namm.load` takes it, whose score is the first one instead;
-    blocks that it lacks weigh nothing. fit: training prompts that the first score is fitted to instead, by what
-    their questions and answers look at (see `experiments.fitted`). fit_tasks: further tasks of the fit alone, as many
-    prompts of each as of the first stage's; `instructions/*` among them. fit_read: shares of a context after which the
-    fit judges its tokens so far, for memories that evict while they read. fit_share: of the fit's tokens that then
-    score above the threshold of a memory that has one. directions: of a memory with `scorer.sets`, what the search
-    moves: each set by itself, what all heads of a layer, or all heads, change by, or the shares in the budget alone
-    (see `experiments.directions`). candidates: scored at once (memory bounds it; 0 = all). policies: hand-written
-    rivals in the final table. disk: GiB of prompts, as the full cache read them, that are kept in the cache folder for
-    further runs (SmolLM2: 46 KB a token and what the memory carries); 0 for none. dtype: of the hosts' parameters, see
+    blocks that it lacks weigh nothing; or one with the same scorer and feature blocks, whatever its kind. fit: training
+    prompts that the first score is fitted to instead, by what their questions and answers look at (see
+    `experiments.fitted`). fit_tasks: further tasks of the fit alone, as many prompts of each as of the first stage's;
+    `instructions/*` among them. fit_read: shares of a context after which the fit judges its tokens so far, for
+    memories that evict while they read. fit_share: of the fit's tokens that then score above the threshold of a memory
+    that has one. descent: training prompts on which the first shares in the budget then descend through the host (see
+    `experiments.shares`), fit_tasks among them. directions: of a memory with `scorer.sets`, what the search moves: each
+    set by itself, what all heads of a layer, or all heads, change by, or the shares in the budget alone (see
+    `experiments.directions`). candidates: scored at once (memory bounds it; 0 = all). policies: hand-written rivals in
+    the final table. disk: GiB of prompts, as the full cache read them, that are kept in the cache folder for further
+    runs (SmolLM2: 46 KB a token and what the memory carries); 0 for none. dtype: of the hosts' parameters, see
     `hosts.weights.load_host`. seed: of the search and of its training prompts. time_limit: seconds of search; what
-    validated best until then is saved and compared, and the
-    same command goes on.
+    validated best until then is saved and compared, and the same command goes on.
     """
 
     name: str
@@ -109,6 +110,7 @@ class RunConfig:
     fit_tasks: tuple[str, ...] = ()
     fit_read: tuple[float, ...] = (1.0,)
     fit_share: float = 0.25
+    descent: int = 0
     use: UseConfig = field(default_factory=UseConfig)
     directions: DirectionName = "own"
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -144,20 +146,23 @@ class RunConfig:
                 raise ValueError(
                     f"warm_start names {name!r}; expected feature blocks of width 1 among {self.memory.features}"
                 )
-        if self.start is not None and (self.warm_start or self.memory.scorer.kind != "linear"):
-            raise ValueError(
-                f"start is {self.start!r}; expected no warm_start beside it, and memory.scorer.kind 'linear', "
-                f"got {self.warm_start} and {self.memory.scorer.kind!r}"
-            )
+        if self.start is not None and self.warm_start:
+            raise ValueError(f"start is {self.start!r}; expected no warm_start beside it, got {self.warm_start}")
         if self.fit and (self.warm_start or self.start or self.memory.scorer.kind == "bam"):
             raise ValueError(
                 f"fit is {self.fit}; expected neither start nor warm_start beside it, and memory.scorer.kind 'linear' "
                 "or 'mlp'"
             )
-        if self.fit < 0 or self.fit % self.prompts.batch:
-            raise ValueError(f"fit is {self.fit}; expected 0 or a multiple of prompts.batch {self.prompts.batch}")
-        if self.fit_tasks and not self.fit:
-            raise ValueError(f"fit_tasks is {self.fit_tasks}; expected none where fit is 0")
+        for name, count in (("fit", self.fit), ("descent", self.descent)):
+            if count < 0 or count % self.prompts.batch:
+                raise ValueError(f"{name} is {count}; expected 0 or a multiple of prompts.batch {self.prompts.batch}")
+        if self.fit_tasks and not (self.fit or self.descent):
+            raise ValueError(f"fit_tasks is {self.fit_tasks}; expected none where fit and descent are 0")
+        if self.descent and not self.memory.budgets:
+            raise ValueError(
+                f"descent is {self.descent}; expected memory.selection.budgets 'layer' or 'head' with it, and "
+                "memory.scorer.sets"
+            )
         if not self.fit_read or not all(0.0 < share <= 1.0 for share in self.fit_read):
             raise ValueError(f"fit_read is {self.fit_read}; expected shares of a context, above 0 and at most 1")
         if not 0.0 < self.fit_share < 1.0:
@@ -189,7 +194,7 @@ class RunConfig:
             scored = (counts[name] for name in ("draw", "validation", "held_out", "streaming"))
             prompts = PromptConfig(**counts, batch=gcd(self.prompts.batch, *scored))
             alone = StageConfig(other.tasks, other.length, stage.generations)
-            own = {"fit": 0, "fit_tasks": ()}
+            own = {"fit": 0, "fit_tasks": (), "descent": 0}
             runs.append(replace(self, host=other.host, rope=None, stages=(alone,), prompts=prompts, **own))
         return tuple(runs)
 

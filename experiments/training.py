@@ -38,6 +38,7 @@ from experiments.records import CONTENTS, RUN, check_same, task_contents, write_
 from experiments.references import print_references, write_references
 from experiments.report import print_tables, write_tables
 from experiments.run_config import RunConfig, StageConfig
+from experiments.shares import descended
 from experiments.tasks import Split
 from experiments.tasks.encoding import Batch
 from hosts.rollout import Schedule
@@ -234,12 +235,16 @@ def _first(config: RunConfig) -> Memory:
 def continued(memory: Memory, start: str) -> Memory:
     """The memory whose first score is that of another, with its spectrum's statistics; blocks it lacks weigh nothing.
 
-    ValueError where the other has no linear scorer, or blocks, a spectrum or budgets that this one lacks.
+    One whose scorer and blocks are alike gives all of its score, whatever its kind. ValueError where another has no
+    linear scorer, and for blocks, a spectrum or budgets that this one lacks.
     """
     other = load(start)
     ours, theirs = memory.policy.config, getattr(other.policy, "config", None)  # type: ignore[attr-defined]
-    if theirs is None or theirs.scorer.kind != "linear":
-        raise ValueError(f"start is {start!r}; expected a trained memory with a linear scorer")
+    alike = theirs is not None and (theirs.scorer, theirs.features) == (ours.scorer, ours.features)
+    if theirs is None or not (alike or theirs.scorer.kind == "linear"):
+        raise ValueError(
+            f"start is {start!r}; expected a trained memory with a linear scorer, or with the same scorer and features"
+        )
     if theirs.scorer.sets not in ((), ours.scorer.sets):
         raise ValueError(f"start: {start!r} has scorer.sets {theirs.scorer.sets}; expected () or {ours.scorer.sets}")
     if not set(theirs.features) <= set(ours.features) or theirs.spectrum != ours.spectrum:
@@ -252,12 +257,15 @@ def continued(memory: Memory, start: str) -> Memory:
         raise ValueError(
             f"start: {start!r} has selection.budgets {own!r}; expected {own!r} here too, got {ours.selection.budgets!r}"
         )
-    score = other.params.evolved["params"]["score"]
-    kernel = np.zeros((*ours.scorer.sets, ours.width, 1), np.float32)
-    for name, columns in theirs.columns.items():
-        kernel[..., ours.columns[name], :] = score["kernel"][..., columns, :]
-    bias = np.broadcast_to(score["bias"], (*ours.scorer.sets, 1))
-    first = {"score": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
+    if not alike and ours.scorer.kind != "linear":
+        raise ValueError(f"start: {start!r} has a linear scorer; expected memory.scorer.kind 'linear' here too")
+    first = other.params.evolved["params"]
+    if not alike:
+        kernel = np.zeros((*ours.scorer.sets, ours.width, 1), np.float32)
+        for name, columns in theirs.columns.items():
+            kernel[..., ours.columns[name], :] = first["score"]["kernel"][..., columns, :]
+        bias = np.broadcast_to(first["score"]["bias"], (*ours.scorer.sets, 1))
+        first = {"score": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
     evolved = {**memory.params.evolved, "params": first}
     if theirs.budgets:
         evolved["budgets"] = other.params.evolved["budgets"]
@@ -279,22 +287,27 @@ def starting_runner(config: RunConfig, host: Host, folder: Path, console: Consol
     if "spectrum" in config.memory.features and config.start is None:
         records = pool.get("train", [runner.training(i) for i in range(config.prompts.batch)])
         runner.memory = replace(memory, params=Parameters(memory.params.evolved, spectrum_statistics(records)))
-    if config.fit:
-        if config.fit_tasks:
-            pool = runner.reads(streams=True, further=config.fit_tasks)
-        size, tasks = config.prompts.batch, len(pool.source.tasks)
+    if config.fit_tasks:
+        pool = runner.reads(streams=True, further=config.fit_tasks)
+    size, tasks = config.prompts.batch, len(pool.source.tasks)
 
+    def batches(what: str, count: int) -> Iterator[list[Record]]:
+        indices = [runner.training(i, tasks) for i in range(count)]
+        for begin in range(0, count, size):
+            yield pool.get("train", indices[begin : begin + size])
+            console.print(f"{what}: {begin + size} of {count} prompts")
+
+    if config.fit:
         passes = itertools.count(1)
 
-        def batches() -> Iterator[list[Record]]:
-            what = "Fit" if (number := next(passes)) == 1 else f"Fit, pass {number}"
-            indices = [runner.training(i, tasks) for i in range(config.fit)]
-            for begin in range(0, config.fit, size):
-                yield pool.get("train", indices[begin : begin + size])
-                console.print(f"{what}: {begin + size} of {config.fit} prompts")
+        def again() -> Iterator[list[Record]]:
+            return batches("Fit" if (number := next(passes)) == 1 else f"Fit, pass {number}", config.fit)
 
         how = config.fit_share, config.fit_read, config.use.least(pool.source.widths.context)
-        runner.memory = fitted(runner.memory, runner.engine, runner.params, batches, *how)
+        runner.memory = fitted(runner.memory, runner.engine, runner.params, again, *how)
+    if config.descent:
+        prompts, budgets = batches("Shares", config.descent), config.use.each
+        runner.memory = descended(runner.memory, runner.engine, runner.params, prompts, budgets, console.print)
     return runner
 
 
@@ -440,7 +453,9 @@ def provenance(config: RunConfig, result: RunResult) -> dict[str, Any]:
         "budget": config.use.budget,
         "search": to_json(config.search),
         **({} if config.directions == "own" else {"directions": config.directions}),
-        **({"fit": config.fit, "fit_tasks": list(config.fit_tasks)} if config.fit else {}),
+        **({"start": config.start} if config.start else {}),
+        **{name: count for name in ("fit", "descent") if (count := getattr(config, name))},
+        **({"fit_tasks": list(config.fit_tasks)} if config.fit_tasks else {}),
         "generations": result.state.generation,
         "best_generation": int(result.state.best_generation),
         "seed": config.seed,

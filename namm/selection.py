@@ -67,7 +67,14 @@ class Selection(NamedTuple):
 def share_out(
     shares: Float[Array, "layer *head"], budget: Int[Array, ""], most: Int[Array, ""], protected: int
 ) -> Int[Array, "layer head"]:
-    """Budgets of layers (one head) or of heads: `budget` on average, rounded down, and none above `most`.
+    """Budgets of layers (one head) or of heads, as `parts` says, rounded down."""
+    return jnp.floor(parts(shares, budget, most, protected) + 1e-3).astype(jnp.int32)  # float32: a little lower
+
+
+def parts(
+    shares: Float[Array, "layer *head"], budget: Int[Array, ""], most: Int[Array, ""], protected: int
+) -> Float[Array, "layer head"]:
+    """`budget` on average and none above `most`, differentiable in the shares.
 
     Each gets the `protected` tokens, and of the rest in proportion to exp(shares); what one that is full cannot take
     goes to the others. Equal shares get `budget` each.
@@ -82,8 +89,7 @@ def share_out(
     fits = unit * ranked <= room
     tokens = jnp.minimum(unit[jnp.argmax(fits)] * weights, room)
     tokens = jnp.where(jnp.any(fits), tokens, room)
-    tokens = jnp.floor(tokens + 1e-3)  # float32 puts whole numbers a little lower
-    return protected + tokens.astype(jnp.int32).reshape(layers, -1)
+    return protected + tokens.reshape(layers, -1)
 
 
 def protect(

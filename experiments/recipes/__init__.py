@@ -10,6 +10,7 @@ from experiments.recipes import (
     smollm2_mixed,
     smollm2_original,
     smollm2_ruler,
+    smollm2_shares,
     smollm2_threshold,
 )
 from experiments.run_config import RunConfig
@@ -23,6 +24,7 @@ RECIPES: dict[str, RunConfig] = {
         smollm2_heads.THRESHOLD,
         smollm2_mixed.CONFIG,
         smollm2_general.CONFIG,
+        smollm2_shares.CONFIG,
         smollm2_original.CONFIG,
         smollm2_ruler.CONFIG,
         smollm2_threshold.CONFIG,
@@ -37,6 +39,7 @@ DESCRIPTIONS: dict[str, str] = {
     smollm2_heads.THRESHOLD.name: "the same with a threshold in place of a budget",
     smollm2_mixed.CONFIG.name: "SmolLM2-135M, an MLP for every head, recorded scoring of RULER and code",
     smollm2_general.CONFIG.name: "the same, fitted to plain instructions about prose, documentation and code too",
+    smollm2_shares.CONFIG.name: "the same, with shares of the budget for small caches",
     smollm2_original.CONFIG.name: "SmolLM2-135M with the paper's memory, search and threshold",
     smollm2_ruler.CONFIG.name: "SmolLM2-135M, `smollm2-heads` moved while it reads RULER, for an accelerator",
     smollm2_threshold.CONFIG.name: "SmolLM2-135M, a score for every head with a threshold in place of a budget",
