@@ -228,7 +228,8 @@ class NammLayer(RowChanges, CacheLayerMixin):
         if self.dense:
             return
         (whole,), width = self.parts, self.width
-        first = whole.valid.any(0).int().argmax(-1).tolist()
+        first = whole.valid.any(0).int().argmax(-1)
+        first = (first - first.min()).tolist()  # the state has as many slots as the fullest head
         if sum(first) < _WORTH * width * len(first):
             return
         heads = zip(zip(*(x.split(1, dim=1) for x in whole), strict=True), first, strict=True)

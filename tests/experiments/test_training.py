@@ -56,6 +56,7 @@ def shrunk(config: RunConfig, host: str) -> RunConfig:
         stages=stages,
         memory=replace(config.memory, interval=256, scorer=replace(config.memory.scorer, sets=SIZE[: len(sets)])),
         fit=min(config.fit, 1),
+        descent=min(config.descent, 1),
         start=None,  # what ships is for a host of another size
         use=replace(config.use, capacity=300, chunk=128),
         search=replace(config.search, population=4),
@@ -72,8 +73,9 @@ def test_recipe(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.Monkey
     config = shrunk(RECIPES[name], tiny)
     memory = train(config, tmp_path / "run", QUIET)
     assert memory.provenance["generations"] == 1 + len(RECIPES[name].stages)
-    fit = [memory.provenance.get(part) for part in ("fit", "fit_tasks")]
-    assert fit == ([1, list(config.fit_tasks)] if config.fit else [None, None])
+    made = {part: memory.provenance.get(part) for part in ("fit", "descent", "fit_tasks")}
+    tasks = list(config.fit_tasks) or None
+    assert made == {"fit": config.fit or None, "descent": config.descent or None, "fit_tasks": tasks}
     loaded = namm.load(tmp_path / "run" / "memory")
     for a, b in zip(jax.tree.leaves(memory.params), jax.tree.leaves(loaded.params), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -322,13 +324,13 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(where: str, tiny: str
         ({"fit": 5, "warm_start": {}}, "multiple of prompts.batch"),
         ({"fit_share": 1.0}, "between 0 and 1"),
         ({"fit_read": (0.5, 0.0)}, "above 0 and at most 1"),
-        ({"fit_tasks": ("instructions/prose",)}, "fit_tasks is .* expected none where fit is 0"),
+        ({"fit_tasks": ("instructions/prose",)}, "fit_tasks is .* expected none where fit and descent are 0"),
+        ({"descent": 12, "warm_start": {}}, "descent is 12; expected memory.selection.budgets"),
         ({"directions": "shared"}, "scorer.sets is ()"),
         (
             {"directions": "budgets", "warm_start": {}, "memory": MemoryConfig(("norms",), scorer=SETS)},
             "directions is 'budgets'; expected memory.selection.budgets",
         ),
-        ({"start": "smollm2", "warm_start": {}, "memory": MemoryConfig()}, "scorer.kind"),
         ({"stages": (StageConfig(("passkey", "niah-single"), 300, 1),), "prompts": PromptConfig(3, 3, 3)}, "draw"),
     ],
 )
@@ -352,6 +354,19 @@ def test_a_search_goes_on_from_a_memory_with_fewer_blocks(tmp_path: Path) -> Non
     jax.tree.map(np.testing.assert_array_equal, new.frozen, params.frozen)
 
 
+@pytest.mark.parametrize("kind", ["bam", "mlp"])
+def test_a_search_goes_on_from_a_memory_with_the_same_scorer(kind: str, tmp_path: Path) -> None:
+    """All of its score, whatever its kind; of another kind there is nothing to take over."""
+    config = MemoryConfig(("norms", "near"), scorer=ScorerConfig(kind))
+    old, rng = namm.make("old", config), np.random.default_rng()
+    params = jax.tree.map(lambda x: rng.uniform(0.5, 1.0, x.shape).astype(np.float32), old.params)
+    replace(old, params=params).save_pretrained(tmp_path / "old")
+    new = continued(namm.make("new", config), str(tmp_path / "old"))
+    jax.tree.map(np.testing.assert_array_equal, new.params.evolved, params.evolved)
+    with pytest.raises(ValueError, match="linear scorer, or with the same scorer and features"):
+        continued(namm.make("new", replace(config, features=("norms",))), str(tmp_path / "old"))
+
+
 @pytest.mark.parametrize(
     ("start", "config", "message"),
     [
@@ -359,6 +374,7 @@ def test_a_search_goes_on_from_a_memory_with_fewer_blocks(tmp_path: Path) -> Non
         ("pocket", MemoryConfig(), "linear scorer"),
         ("smollm2", MemoryConfig(("recency", "spectrum")), "expected some of"),
         ("smollm2", replace(RECIPES["smollm2"].memory, spectrum=SpectrumConfig(decay=0.9)), "decay=0.9"),
+        ("smollm2", replace(RECIPES["smollm2"].memory, scorer=ScorerConfig("bam")), "scorer.kind 'linear' here too"),
         ("nothing-of-the-kind", MemoryConfig(), "unknown memory"),
     ],
 )
@@ -399,6 +415,8 @@ def test_a_search_goes_on_with_the_budgets_of_its_start(tmp_path: Path) -> None:
         new = continued(namm.make("new", own), str(tmp_path / name)).params.evolved
         np.testing.assert_array_equal(new["budgets"], params.evolved.get("budgets", np.zeros(SIZE)))
         np.testing.assert_array_equal(new["params"]["score"]["bias"], params.evolved["params"]["score"]["bias"])
+    new = continued(namm.make("new", old.policy.config), str(tmp_path / "equal")).params.evolved
+    assert "budgets" not in new
     for name in ("equal", "layer"):
         with pytest.raises(ValueError, match=f"has selection.budgets 'head'; expected 'head' here too, got '{name}'"):
             other = replace(own, selection=replace(equal, budgets=name))

@@ -19,7 +19,7 @@ def test_card(name: str, tmp_path: Path) -> None:
     assert card.data.library_name == "namm" and "kv-cache" in (card.data.tags or [])
     counts = {"contents": 9, "smollm2": 34, "pocket": 5476}
     counts |= {"smollm2-heads": 810, "smollm2-mixed": 30510, "smollm2-ruler": 1170}
-    counts |= {"smollm2-threshold": 1170, "smollm2-general": 30600}
+    counts |= {"smollm2-threshold": 1170, "smollm2-general": 30600, "smollm2-shares": 30600}
     made = memory.provenance
     rows = {
         "scorer": f"{memory.policy.config.scorer.kind}, {counts[name]} evolved parameters",

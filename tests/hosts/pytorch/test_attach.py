@@ -182,6 +182,21 @@ def test_rows_take_their_budgets_along_when_others_leave() -> None:
             model(inputs["input_ids"][:2, :32], past_key_values=cache)
 
 
+@pytest.mark.parametrize("name", ["h2o", "namm-head-budgets"])
+def test_rows_go_on_when_the_fullest_has_left(name: str) -> None:
+    """Slots that were its alone stand empty in front of every head, and the policy's state has them too."""
+    model, inputs, memory = tiny_model(), prompts(15, (64, 64)), MEMORIES[name]
+    more = prompts(16, (40,))["input_ids"].split([7, 1, 30, 1, 1], dim=1)
+    with attach(model, memory, budget=(30, 10), interval=32), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        cache.batch_select_indices(torch.tensor([1]))
+        got = [model(ids, past_key_values=cache).logits[:, -1] for ids in more]
+    with attach(model, memory, budget=10, interval=32), torch.no_grad():
+        cache = model(inputs["input_ids"][1:]).past_key_values
+        expected = [model(ids, past_key_values=cache).logits[:, -1] for ids in more]
+    torch.testing.assert_close(torch.cat(got), torch.cat(expected), rtol=1e-5, atol=1e-5)
+
+
 def test_heads_of_a_layer_keep_different_tokens_and_numbers() -> None:
     model, memory = tiny_model(seed=9), MEMORIES["namm-strict"]
     with attach(model, memory):
