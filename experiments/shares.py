@@ -55,7 +55,7 @@ def _ranks(engine: Engine, memory: Parameters, stream: Any) -> Int[Array, "batch
 def ranked(engine: Engine, memory: Parameters, records: list[Record]) -> list[Ranked]:
     """The records' contexts, ranked by the memory."""
     stream, prompt = stack(records)
-    keys, values = (np.moveaxis(x, 1, 0) for x in stream.cache[:2])
+    keys, values = (np.moveaxis(np.asarray(x), 1, 0) for x in stream.cache[:2])
     slots = zip(keys, values, np.asarray(_ranks(engine, memory, stream)), strict=True)
     return [Ranked(*one, Batch(*(x[i] for x in prompt))) for i, one in enumerate(slots)]
 
@@ -94,8 +94,8 @@ def surprise(
 
         return block(layer, spec, hidden, attend)
 
-    gates = jnp.broadcast_to(gates, one.ranks.shape)
-    hidden, _ = jax.lax.scan(layer, embed(params, tokens), (params["layers"], one.keys, one.values, gates))
+    layered = params["layers"], jnp.asarray(one.keys), jnp.asarray(one.values), gates
+    hidden, _ = jax.lax.scan(layer, embed(params, tokens), layered)
     steps = jnp.arange(len(prompt.target))
     states = hidden[jnp.minimum(asked - 1 + steps, width - 1)]
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits(params, spec, states)), prompt.target[:, None], axis=1)
@@ -122,11 +122,12 @@ def descended(
     prompts = [one for records in batches for one in ranked(engine, memory.params, records)]
     shares = jnp.asarray(memory.params.evolved["budgets"])
     adam = optax.adam(optax.linear_schedule(RATE, 0.0, STEPS // 2, STEPS // 2), b2=0.99)
-    state, rng, order, lost = adam.init(shares), np.random.default_rng(0), [], []
+    state, rng, lost = adam.init(shares), np.random.default_rng(0), []
+    order: list[int] = []
     for step in range(STEPS):
         slopes = []
         for _ in range(PROMPTS):
-            order = order or list(rng.permutation(len(prompts)))
+            order = order or rng.permutation(len(prompts)).tolist()
             one = prompts[order.pop()]
             budget = budgets[rng.integers(len(budgets))]
             length = np.asarray(one.prompt.context_length)
