@@ -129,7 +129,7 @@ def descended(
         for _ in range(PROMPTS):
             order = order or rng.permutation(len(prompts)).tolist()
             one = prompts[order.pop()]
-            budget = budgets[rng.integers(len(budgets))]
+            budget = budgets[int(rng.integers(len(budgets)))]
             length = np.asarray(one.prompt.context_length)
             tokens = resolve_budget(budget, length[None], int(length), engine.selection.protected)[0]
             width = -(-int(one.prompt.question_length + one.prompt.target_length) // BLOCK) * BLOCK
