@@ -102,7 +102,8 @@ class NammLayer(RowChanges, CacheLayerMixin):
         if len(self.parts) == 1:
             return self.parts[0]
         leaves, width = zip(*self.parts, strict=True), self.width
-        return SlotCache(*(torch.cat([_lead(x, width) for x in heads], dim=1) for heads in leaves))
+        level = ([_grow(x, width - x.shape[2], before=True) for x in heads] for heads in leaves)
+        return SlotCache(*(torch.cat(heads, dim=1) for heads in level))
 
     @slots.setter
     def slots(self, cache: SlotCache) -> None:
@@ -352,15 +353,12 @@ def hidden(
     return unseen & ~unseen.all(-1, keepdim=True)  # a column without a token sees all rather than nothing: no NaN
 
 
-def _grow(leaf: Shaped[Tensor, "batch head slot *rest"], slots: int) -> Tensor:
-    """The array with so many slots of zeros behind it."""
-    return torch.cat([leaf, leaf.new_zeros(*leaf.shape[:2], slots, *leaf.shape[3:])], dim=2) if slots else leaf
-
-
-def _lead(leaf: Shaped[Tensor, "batch head slot *rest"], slots: int) -> Tensor:
-    """The array with empty slots before it, to so many."""
-    more = slots - leaf.shape[2]
-    return torch.cat([leaf.new_zeros(*leaf.shape[:2], more, *leaf.shape[3:]), leaf], dim=2) if more else leaf
+def _grow(leaf: Shaped[Tensor, "batch head slot *rest"], slots: int, before: bool = False) -> Tensor:
+    """The array with so many slots of zeros behind it, or before it."""
+    if not slots:
+        return leaf
+    zeros = leaf.new_zeros(*leaf.shape[:2], slots, *leaf.shape[3:])
+    return torch.cat([zeros, leaf] if before else [leaf, zeros], dim=2)
 
 
 def _put(

@@ -45,8 +45,7 @@ def test_behind_a_hard_edge_the_host_answers_as_from_its_compressed_cache(budget
     shape = memory.params.evolved["budgets"].shape
     factors = np.array([0.5, 1.5] if budgets == "layer" else [[0.5, 1.5], [1.25, 0.75]])
     shares = jnp.asarray(np.log(factors).reshape(shape), jnp.float32)
-    budget = jnp.full(4, 2 + 40, jnp.int32)  # two sinks and the newest token are protected: 40 - 1 are shared out
-    budget = budget + 1
+    budget = jnp.full(4, 3 + 40, jnp.int32)  # two sinks and the newest token are protected: 40 are shared out
     own = Parameters({**memory.params.evolved, "budgets": shares}, memory.params.frozen)
     many = own._replace(evolved=jax.tree.map(lambda x: x[None], own.evolved))
     expected = np.asarray(score_recorded(engine, host.params, many, stream, prompt, budget, 172).grade)[0]
