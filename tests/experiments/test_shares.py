@@ -65,9 +65,10 @@ def test_the_slope_is_that_of_small_changes(tmp_path: Path) -> None:
     def along(step: float) -> jax.Array:
         return surprise(engine, host.params, shares + step * way, one, budget, width, 1.0)
 
-    expected = (float(along(0.02)) - float(along(-0.02))) / 0.04
-    slope = float(jax.grad(along)(0.0))
-    np.testing.assert_allclose(slope, expected, rtol=0.05, atol=2e-4)
+    change = (float(along(0.02)) - float(along(-0.02))) / 0.04
+    steps = 0.04 * ((jnp.arange(64) + 0.5) / 64 - 0.5)  # the slope bends, and jumps where a head's edge stops shrinking
+    slope = float(jnp.mean(jax.jit(jax.vmap(jax.grad(along)))(steps)))
+    np.testing.assert_allclose(slope, change, rtol=0.05, atol=2e-4)
 
 
 def test_descent_moves_shares_alone_and_answers_cost_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
